@@ -1,0 +1,111 @@
+"""One child process of the mesh: what it is, how it is started, and how it is stopped for sure."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+LOG_KEPT_BYTES = 8 << 20
+"""A log that is longer than this when a mesh starts is set aside as `<name>.log.1`."""
+
+
+class Stage(IntEnum):
+    """Where a child stands between discovery and the front; stopping goes from high to low.
+
+    The front drains while everything that its last requests need is still there.
+    """
+
+    DISCOVERY = 0
+    TRACING = 1
+    CONTROL = 2
+    NODE = 3
+    PROXY = 4
+    FRONT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process to run; `probe` returns when it really does its work."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    stage: Stage
+    probe: Callable[[], Awaitable[None]]
+    after: tuple[str, ...] = ()
+    """Children that must be ready before this one is started."""
+    stop_timeout_s: float = 5.0
+
+
+def stop_order(children: Sequence[Child]) -> list[list[str]]:
+    """Names in the order in which to stop; those of one group stop together."""
+    stages = sorted({child.stage for child in children}, reverse=True)
+    return [[child.name for child in children if child.stage == stage] for stage in stages]
+
+
+@asynccontextmanager
+async def running(child: Child, log_path: Path) -> AsyncIterator[Process]:
+    """Runs the child in a process group of its own; it has ended when the block is left."""
+    with log_path.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *leashed(child.argv),
+            env=dict(child.env),
+            stdin=DEVNULL,
+            stdout=log,
+            stderr=STDOUT,
+            process_group=0,  # Ctrl-C reaches the supervisor alone, which stops all in order
+        )
+    try:
+        yield process
+    finally:
+        await _stop(process, child.stop_timeout_s)
+
+
+def leashed(argv: Sequence[str]) -> list[str]:
+    """The command line that runs `argv` and dies with this process."""
+    leash = Path(__file__).with_name("leash.py")
+    return [sys.executable, "-I", "-S", str(leash), str(os.getpid()), *argv]
+
+
+async def _stop(process: Process, timeout_s: float) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), timeout_s)
+    kill_group(process.pid)
+    await process.wait()
+
+
+def kill_group(pid: int) -> None:
+    """Kills whatever is left of the group that `pid` leads."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def describe_exit(returncode: int) -> str:
+    """`killed by SIGKILL` or `exit status 3`."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    return f"killed by {signal.Signals(-returncode).name}"
+
+
+def set_aside_log(path: Path) -> None:
+    """Starts a new log where the old one has grown long."""
+    if path.exists() and path.stat().st_size > LOG_KEPT_BYTES:
+        path.replace(path.with_name(f"{path.name}.1"))
+
+
+def read_tail(path: Path, lines: int, *, window_bytes: int = 64 << 10) -> list[str]:
+    """The last lines of a log."""
+    if not path.exists():
+        return []
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - window_bytes))
+        return log.read().decode(errors="replace").splitlines()[-lines:]
