@@ -8,6 +8,7 @@ import importlib
 import os
 import platform
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.local import apt
@@ -19,6 +20,14 @@ CONSUL_RELEASE = "bullseye"
 """The newest Debian release that carries Consul."""
 
 _CONSUL_ADVICE = "install Consul and put it on the PATH, or set CONSUL_BIN to its binary"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The programs that a local mesh runs and that are not ours."""
+
+    consul: Path
+    envoy: Path
 
 
 def find_consul(cache_dir: Path | None = None) -> Path:

@@ -1,0 +1,1 @@
+"""A small OTLP collector for a machine without one: spans into files, for `ringmesh trace`."""
