@@ -1,0 +1,44 @@
+# The commands of the project. `make up` starts the whole mesh on this machine.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := mesh services protos tests
+
+.PHONY: up down test check bench protos format
+
+up: $(VENV)/.local
+	@exec $(BIN)/ringmesh up
+
+down: $(VENV)/.local
+	@$(BIN)/ringmesh down
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy mesh services protos
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+protos: $(VENV)/.dev
+	$(BIN)/python protos/generate.py
+
+# What a mesh on one machine needs; the first time this fetches about 300 MB.
+$(VENV)/.local: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the mesh's packages into $(VENV) (a minute or two the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@touch $@
+
+# The same, and the tools that check and test it.
+$(VENV)/.dev: pyproject.toml $(VENV)/.local
+	@echo "installing the tools for checks and tests"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,dev]'
+	@touch $@

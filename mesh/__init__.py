@@ -1,0 +1,1 @@
+"""The distributed kernel: what turns a process into a member of the mesh. Imports no service."""

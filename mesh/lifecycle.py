@@ -1,0 +1,58 @@
+"""The frame of a process: logs, signals, and one `main` whose `with` blocks are its lifetime.
+
+`main` enters what it needs in order, awaits the event, and leaves; leaving is the same list read
+upwards. SIGTERM and SIGINT set the event; a second one ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from mesh.errors import RingmeshError
+from mesh.logs import configure_logs, get_logger
+
+T = TypeVar("T")
+Main = Callable[[asyncio.Event], Awaitable[None]]
+
+
+def run(name: str, main: Main, *, log_level: str = "info") -> None:
+    """Runs a service's `main` until a signal; exits 1 with one line if it cannot start."""
+    configure_logs(log_level, service=name)
+    log = get_logger(__name__)
+    try:
+        asyncio.run(_until_signal(main))
+    except (RingmeshError, OSError) as error:
+        log.error("stopped by an error", error=str(error), kind=type(error).__name__)  # noqa: TRY400
+        sys.exit(1)
+
+
+def settings_or_exit(factory: Callable[[], T]) -> T:
+    """Builds settings from the environment; exits 2 naming each wrong variable."""
+    try:
+        return factory()
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            sys.stderr.write(f"settings: {where}: {problem['msg']}\n")
+        sys.exit(2)
+
+
+async def _until_signal(main: Main) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # asked twice: the drain is not wanted
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await main(stop)

@@ -1,0 +1,157 @@
+"""The kernel's server and channel against each other, on both server implementations."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from mesh.channel import open_channel
+from mesh.errors import InvalidArgument, ModelNotReady, QueueFull, error_from_rpc
+from mesh.pb import node_pb2, node_pb2_grpc
+from mesh.reflection import V1, V1ALPHA
+from mesh.server import GrpcServer, ServiceBinding, serve
+from mesh.telemetry import Telemetry, open_telemetry
+
+NODE = "ringmesh.node.v1.Node"
+
+
+class EchoServicer(node_pb2_grpc.NodeServicer):
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+
+    async def Generate(self, request, context):  # noqa: N802
+        if request.text == "refuse":
+            raise InvalidArgument("temperature must be at most 2", field="temperature")
+        if request.text == "full":
+            raise QueueFull("8 requests are waiting", retry_after_s=1.5)
+        if request.text == "bug":
+            raise ZeroDivisionError
+        try:
+            for word in request.text.split():
+                yield node_pb2.GenerateResponse(delta=node_pb2.Delta(text=word))
+            if request.text == "hang":
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def ListModels(self, request, context):  # noqa: N802
+        raise ModelNotReady("minilm", "LOADING", "fetching the artefact")
+
+
+@pytest.fixture
+def telemetry():
+    with open_telemetry("test", "test-1", otlp_endpoint=None) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["native", "grpcio"])
+async def served(
+    request: pytest.FixtureRequest, telemetry: Telemetry
+) -> AsyncIterator[tuple[GrpcServer, EchoServicer]]:
+    servicer = EchoServicer()
+    binding = ServiceBinding(NODE, node_pb2_grpc.add_NodeServicer_to_server, servicer)
+    async with serve(
+        listen="127.0.0.1:0",
+        services=[binding],
+        telemetry=telemetry,
+        implementation=request.param,
+        drain_timeout_s=1,
+    ) as server:
+        yield server, servicer
+
+
+@pytest.fixture
+async def channel(served, telemetry: Telemetry) -> AsyncIterator[grpc.aio.Channel]:
+    async with open_channel(f"127.0.0.1:{served[0].port}", telemetry) as opened:
+        yield opened
+
+
+async def failure(stub: node_pb2_grpc.NodeStub, text: str) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in stub.Generate(node_pb2.GenerateRequest(text=text)):
+            pass
+    return caught.value
+
+
+async def test_a_stream_arrives_in_order(channel) -> None:
+    stub = node_pb2_grpc.NodeStub(channel)
+    call = stub.Generate(node_pb2.GenerateRequest(text="one two three"))
+    assert [response.delta.text async for response in call] == ["one", "two", "three"]
+
+
+async def test_an_error_keeps_its_type_field_and_retry_delay(channel) -> None:
+    stub = node_pb2_grpc.NodeStub(channel)
+    refused = await failure(stub, "refuse")
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    error = error_from_rpc(refused)
+    assert isinstance(error, InvalidArgument)
+    assert error.field == "temperature"
+    full = error_from_rpc(await failure(stub, "full"))
+    assert isinstance(full, QueueFull)
+    assert full.retry_after_s == 1.5
+
+
+async def test_an_error_of_a_unary_call_keeps_its_type(channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await node_pb2_grpc.NodeStub(channel).ListModels(node_pb2.ListModelsRequest())
+    error = error_from_rpc(caught.value)
+    assert isinstance(error, ModelNotReady)
+    assert error.metadata["state"] == "LOADING"
+
+
+async def test_a_bug_is_internal_and_tells_the_caller_nothing_of_it(channel) -> None:
+    error = await failure(node_pb2_grpc.NodeStub(channel), "bug")
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "ZeroDivision" not in (error.details() or "")
+
+
+async def test_a_cancelled_stream_cancels_the_handler(channel, served) -> None:
+    call = node_pb2_grpc.NodeStub(channel).Generate(node_pb2.GenerateRequest(text="hang"))
+    async for _ in call:
+        break
+    call.cancel()
+    await asyncio.wait_for(served[1].cancelled.wait(), 5)
+
+
+async def test_a_deadline_cancels_the_handler(channel, served) -> None:
+    call = node_pb2_grpc.NodeStub(channel).Generate(
+        node_pb2.GenerateRequest(text="hang"), timeout=0.2
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.wait_for(served[1].cancelled.wait(), 5)
+
+
+async def test_health_check_and_watch_follow_the_state(channel, served) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service=NODE)
+    assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+    watch = stub.Watch(request).__aiter__()
+    assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+    await served[0].health.set(NODE, serving=False)
+    assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.mark.parametrize("version", [V1, V1ALPHA])
+async def test_reflection_lists_the_services_in_both_versions(channel, version: str) -> None:
+    call = channel.stream_stream(
+        f"/{version}/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    response = await anext(call.__aiter__())
+    names = {service.name for service in response.list_services_response.service}
+    assert {NODE, "grpc.health.v1.Health", V1, V1ALPHA} <= names
+    assert reflection_pb2_grpc  # the stock stub module stays importable beside ours
+
+
+async def test_a_taken_port_is_one_clear_error(served, telemetry: Telemetry) -> None:
+    with pytest.raises(Exception, match="cannot listen"):
+        async with serve(listen=f"127.0.0.1:{served[0].port}", services=[], telemetry=telemetry):
+            pass
