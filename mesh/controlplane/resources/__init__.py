@@ -1,0 +1,1 @@
+"""Envoy resources as plain data: clusters, endpoints, routes, listeners."""
