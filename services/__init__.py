@@ -1,0 +1,1 @@
+"""The four services of Ringmesh; each is a process of its own and imports only `mesh`."""

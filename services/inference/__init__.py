@@ -1,0 +1,1 @@
+"""The inference node: it holds model versions and answers for them."""

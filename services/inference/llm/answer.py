@@ -1,0 +1,121 @@
+"""One answer in the making: from logits to tokens, text and an end.
+
+It belongs to the engine's thread from the moment it is admitted. It knows nothing of slots, batches
+or other answers, which is why batching cannot change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
+from services.inference.llm.sampling import History, Logprob, choose, logprob_of
+from services.inference.llm.text_stream import TextStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from services.inference.llm.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A request in terms of tokens, every choice made.
+
+    `resumed` are tokens of the answer that were delivered before; `limit` counts them too.
+    `logprobs` is the number of alternatives, or None for no log probabilities at all.
+    `deadline_s` is on the monotonic clock.
+    """
+
+    prompt: tuple[int, ...]
+    resumed: tuple[int, ...]
+    limit: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    end_ids: frozenset[int]
+    logprobs: int | None
+    deadline_s: float | None
+
+
+class Answer:
+    """The state of one answer."""
+
+    def __init__(self, task: Task, text_bytes: Callable[[int], bytes], now_ns: int) -> None:
+        self.task = task
+        # What is prefilled: the prompt, and what of the answer there is already.
+        self.context = task.prompt + task.resumed
+        self.is_cancelled = False
+        self.last_token = 0
+        self._text_bytes = text_bytes
+        self._history = History.of(task.prompt)
+        self._stream = TextStream(task.stop)
+        self._count = len(task.resumed)
+        self._submitted_ns = now_ns
+        self._admitted_ns = now_ns
+        self._first_token_ns = 0
+        self._largest_batch = 1
+        for token in task.resumed:
+            self._history.add(token)
+            self._stream.feed(text_bytes(token))
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether nobody waits any more."""
+        return self.task.deadline_s is not None and now_s >= self.task.deadline_s
+
+    def admit(self, now_ns: int, reused: int) -> Started:
+        """The answer has got a slot, `reused` of whose positions it need not compute."""
+        self._admitted_ns = now_ns
+        size = len(self.task.prompt)
+        return Started(now_ns, prompt_tokens=size, cached_tokens=min(reused, size))
+
+    def accept(self, logits: NDArray[np.float32], batch: int, now_ns: int) -> tuple[Event, ...]:
+        """Chooses the next token; the events that follow from it, ending in `Finished` or not."""
+        self._first_token_ns = self._first_token_ns or now_ns
+        self._largest_batch = max(self._largest_batch, batch)
+        token = choose(logits, self.task.sampling, self._history, self._count)
+        if token in self.task.end_ids:
+            return self._end(now_ns, FinishReason.STOP)
+        self._history.add(token)
+        self._count += 1
+        self.last_token = token
+        text = self._stream.feed(self._text_bytes(token))
+        reason = self._reason()
+        if reason is not None:
+            text += self._stream.finish()
+        delta = Delta(now_ns, text, (token,), self._logprobs(logits, token))
+        return (delta,) if reason is None else (delta, self._finished(now_ns, reason))
+
+    def exhausted(self, now_ns: int) -> tuple[Event, ...]:
+        """The events of an answer that has no token left to make."""
+        return self._end(now_ns, FinishReason.LENGTH)
+
+    def _reason(self) -> FinishReason | None:
+        if self._stream.is_stopped:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self._count >= self.task.limit else None
+
+    def _logprobs(self, logits: NDArray[np.float32], token: int) -> tuple[Logprob, ...]:
+        alternatives = self.task.logprobs
+        return () if alternatives is None else (logprob_of(logits, token, alternatives),)
+
+    def _end(self, now_ns: int, reason: FinishReason) -> tuple[Event, ...]:
+        text = self._stream.finish()
+        finished = self._finished(now_ns, reason)
+        return (Delta(now_ns, text, ()), finished) if text else (finished,)
+
+    def _finished(self, now_ns: int, reason: FinishReason) -> Finished:
+        first_ns = self._first_token_ns or self._admitted_ns
+        return Finished(
+            at_ns=now_ns,
+            reason=reason,
+            prompt_tokens=len(self.task.prompt),
+            completion_tokens=self._count,
+            queue_us=(self._admitted_ns - self._submitted_ns) // 1000,
+            prefill_us=(first_ns - self._admitted_ns) // 1000,
+            decode_us=(now_ns - first_ns) // 1000,
+            largest_batch=self._largest_batch,
+        )

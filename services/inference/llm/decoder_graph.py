@@ -1,0 +1,262 @@
+"""Builds the decoder's graph with `onnx` alone: one graph for prefill and for decode.
+
+Inputs are `input_ids [S, T]` and `write_index [S]` (how many positions each slot already holds);
+the output is `logits [S, V]` of each row's last token. Keys and values live in buffers that the
+caller owns: `past_k0 [S, kv_heads, context, head_dim]` and so on come in, `present_k0` ... go out
+and are meant to be bound to the same memory. S and T are free: `[n, 1]` decodes slots 0..n-1,
+`[1, T]` at any slot prefills it, from whatever position it has.
+
+What differs between execution targets is behind `Lowering`; the walk over the layers is written
+once. `OrtLowering` speaks ONNX Runtime's own operators: GroupQueryAttention reads only the valid
+part of a slot (the standard Attention scans all of it), and MatMulNBits computes on int8 blocks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from onnx import TensorProto
+
+from services.inference.llm.graph_writer import GraphWriter
+from services.inference.llm.quantization import BLOCK, quantize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from services.inference.llm.architecture import LlamaConfig
+
+Precision = Literal["int8", "fp32"]
+GRAPH_VERSION = 1
+"""Part of the key of a cached graph: raise it with every change to what is built here."""
+
+_OPSETS = {"": 21, "com.microsoft": 1}
+_MS = "com.microsoft"
+# int8 activations per block of 32: a row's result does not depend on its neighbours in the batch.
+_INT8_COMPUTE = 4
+
+
+class WeightSource(Protocol):
+    """Where weights come from, by GGUF's names."""
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """A matrix `[out, in]`, or a vector."""
+
+    def has_weight(self, name: str) -> bool:
+        """Whether there is one of that name."""
+
+
+class Lowering(Protocol):
+    """How one target expresses the parts of a decoder layer."""
+
+    def embed(self, ids: str, table: NDArray[np.float32]) -> str:
+        """Looks tokens up."""
+
+    def add_norm(
+        self, x: str, branch: str | None, name: str, scale: NDArray[np.float32]
+    ) -> tuple[str, str]:
+        """Adds the branch to the residual stream; returns its norm and the stream."""
+
+    def linear(self, x: str, name: str, weight: NDArray[np.float32]) -> str:
+        """Multiplies by a matrix `[out, in]`."""
+
+    def attention(self, qkv: str, layer: int) -> str:
+        """Rotates, stores into the slots and attends, on packed queries, keys and values."""
+
+    def gated(self, gate: str, up: str) -> str:
+        """SiLU(gate) * up."""
+
+    def last_token(self, x: str) -> str:
+        """`[S, T, H]` to `[S, H]`."""
+
+    def head(self, x: str, weight: NDArray[np.float32] | None) -> None:
+        """The logits; without a matrix of its own, by the embedding's table."""
+
+
+def build_decoder_graph(
+    weights: WeightSource,
+    config: LlamaConfig,
+    *,
+    context_tokens: int,
+    precision: Precision,
+    folder: Path,
+) -> Path:
+    """Writes the graph for ONNX Runtime into `folder`; returns its path."""
+    writer = GraphWriter("decoder", folder)
+    lowering = OrtLowering(writer, weights, config, context_tokens, precision)
+    _walk(lowering, weights, config)
+    return writer.save(_OPSETS)
+
+
+def _walk(to: Lowering, weights: WeightSource, config: LlamaConfig) -> None:
+    stream = to.embed("input_ids", weights.weight("token_embd.weight"))
+    branch: str | None = None
+    for layer in range(config.layers):
+        normed, stream = to.add_norm(
+            stream, branch, f"l{layer}_attn_norm", weights.weight(f"blk.{layer}.attn_norm.weight")
+        )
+        branch = _attention(to, weights, layer, normed)
+        normed, stream = to.add_norm(
+            stream, branch, f"l{layer}_ffn_norm", weights.weight(f"blk.{layer}.ffn_norm.weight")
+        )
+        branch = _feed_forward(to, weights, layer, normed)
+    normed, _ = to.add_norm(stream, branch, "norm", weights.weight("output_norm.weight"))
+    own_head = weights.weight("output.weight") if not config.tied_embeddings else None
+    to.head(to.last_token(normed), own_head)
+
+
+def _attention(to: Lowering, weights: WeightSource, layer: int, x: str) -> str:
+    packed = [weights.weight(f"blk.{layer}.attn_{part}.weight") for part in "qkv"]
+    attended = to.attention(to.linear(x, f"l{layer}_qkv", np.concatenate(packed)), layer)
+    return to.linear(attended, f"l{layer}_out", weights.weight(f"blk.{layer}.attn_output.weight"))
+
+
+def _feed_forward(to: Lowering, weights: WeightSource, layer: int, x: str) -> str:
+    gate = to.linear(x, f"l{layer}_gate", weights.weight(f"blk.{layer}.ffn_gate.weight"))
+    up = to.linear(x, f"l{layer}_up", weights.weight(f"blk.{layer}.ffn_up.weight"))
+    down = weights.weight(f"blk.{layer}.ffn_down.weight")
+    return to.linear(to.gated(gate, up), f"l{layer}_down", down)
+
+
+class OrtLowering:
+    """ONNX Runtime on a CPU."""
+
+    def __init__(
+        self,
+        writer: GraphWriter,
+        weights: WeightSource,
+        config: LlamaConfig,
+        context_tokens: int,
+        precision: Precision,
+    ) -> None:
+        self._writer = writer
+        self._config = config
+        self._context = context_tokens
+        self._precision = precision
+        self._declare_inputs()
+        self._declare_rotary(weights)
+
+    def _declare_inputs(self) -> None:
+        write = self._writer
+        write.input("input_ids", TensorProto.INT64, ["S", "T"])
+        write.input("write_index", TensorProto.INT64, ["S"])
+        length = write.node("Shape", ["input_ids"], start=1, end=2)
+        end = write.node("Add", ["write_index", length])
+        one = write.constant("one", np.array([1], np.int64))
+        last = write.node("Sub", [end, one])
+        write.node("Cast", [last], ["last_position"], to=TensorProto.INT32)
+        longest = write.node("ReduceMax", [end], keepdims=0)
+        write.node("Cast", [longest], ["longest"], to=TensorProto.INT32)
+
+    def _declare_rotary(self, weights: WeightSource) -> None:
+        pairs = np.arange(0, self._config.head_dim, 2) / self._config.head_dim
+        frequencies = 1.0 / self._config.rope_theta**pairs
+        if weights.has_weight("rope_freqs.weight"):
+            frequencies = frequencies / weights.weight("rope_freqs.weight")
+        angles = np.outer(np.arange(self._context), frequencies)
+        self._writer.constant("cos", np.cos(angles).astype(np.float32))
+        self._writer.constant("sin", np.sin(angles).astype(np.float32))
+
+    def embed(self, ids: str, table: NDArray[np.float32]) -> str:
+        """Looks tokens up, in the same int8 table that the head multiplies by."""
+        write = self._writer
+        if self._precision == "fp32":
+            return write.node("Gather", [write.constant("embedding", table), ids])
+        matrix = quantize(table)
+        write.constant("embedding_codes", matrix.codes.reshape(table.shape))
+        write.constant("embedding_scales", matrix.scales)
+        return write.node(
+            "GatherBlockQuantized",
+            ["embedding_codes", ids, "embedding_scales"],
+            domain=_MS,
+            bits=8,
+            block_size=BLOCK,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def add_norm(
+        self, x: str, branch: str | None, name: str, scale: NDArray[np.float32]
+    ) -> tuple[str, str]:
+        """One fused operator from the second norm on."""
+        write = self._writer
+        write.constant(name, scale)
+        epsilon = self._config.rms_epsilon
+        if branch is None:
+            return write.node("SimplifiedLayerNormalization", [x, name], epsilon=epsilon), x
+        outputs = [f"{name}_y", "", "", f"{name}_stream"]
+        write.node(
+            "SkipSimplifiedLayerNormalization",
+            [x, branch, name],
+            outputs,
+            domain=_MS,
+            epsilon=epsilon,
+        )
+        return outputs[0], outputs[3]
+
+    def linear(self, x: str, name: str, weight: NDArray[np.float32]) -> str:
+        """MatMulNBits on int8 blocks, or a plain product."""
+        if self._precision == "fp32":
+            return self._writer.node("MatMul", [x, self._writer.constant(name, weight.T)])
+        matrix = quantize(weight)
+        self._writer.constant(f"{name}_codes", matrix.codes)
+        self._writer.constant(f"{name}_scales", matrix.scales)
+        return self._matmul_int8(x, name, weight.shape[0], weight.shape[1])
+
+    def _matmul_int8(self, x: str, name: str, rows: int, columns: int) -> str:
+        return self._writer.node(
+            "MatMulNBits",
+            [x, f"{name}_codes", f"{name}_scales"],
+            domain=_MS,
+            N=rows,
+            K=columns,
+            bits=8,
+            block_size=BLOCK,
+            accuracy_level=_INT8_COMPUTE,
+        )
+
+    def attention(self, qkv: str, layer: int) -> str:
+        """GroupQueryAttention, writing into the slots in place."""
+        config, write = self._config, self._writer
+        shape: list[int | str] = ["S", config.kv_heads, self._context, config.head_dim]
+        past = [write.input(f"past_{c}{layer}", TensorProto.FLOAT, shape) for c in "kv"]
+        present = [write.output(f"present_{c}{layer}", TensorProto.FLOAT, shape) for c in "kv"]
+        return write.node(
+            "GroupQueryAttention",
+            [qkv, "", "", *past, "last_position", "longest", "cos", "sin"],
+            [f"l{layer}_attention", *present],
+            domain=_MS,
+            num_heads=config.heads,
+            kv_num_heads=config.kv_heads,
+            scale=config.head_dim**-0.5,
+            do_rotary=1,
+            rotary_interleaved=0,
+        )
+
+    def gated(self, gate: str, up: str) -> str:
+        """SiLU is QuickGelu with alpha 1."""
+        activated = self._writer.node("QuickGelu", [gate], domain=_MS, alpha=1.0)
+        return self._writer.node("Mul", [activated, up])
+
+    def last_token(self, x: str) -> str:
+        """Before the head, whose matrix is the largest of all."""
+        last = self._writer.constant("last", np.array(-1, np.int64))
+        return self._writer.node("Gather", [x, last], axis=1)
+
+    def head(self, x: str, weight: NDArray[np.float32] | None) -> None:
+        """Ties to the embedding by mapping the same bytes of the data file."""
+        config, write = self._config, self._writer
+        if weight is not None:
+            logits = self.linear(x, "head", weight)
+        elif self._precision == "fp32":
+            transposed = write.node("Transpose", ["embedding"], perm=[1, 0])
+            logits = write.node("MatMul", [x, transposed])
+        else:
+            shape = [config.vocabulary, config.hidden // BLOCK, BLOCK]
+            write.view("head_codes", "embedding_codes", shape)
+            write.view("head_scales", "embedding_scales", shape[:2])
+            logits = self._matmul_int8(x, "head", config.vocabulary, config.hidden)
+        write.node("Identity", [logits], ["logits"])
+        write.output("logits", TensorProto.FLOAT, ["S", config.vocabulary])

@@ -1,0 +1,124 @@
+"""Reads a GGUF file of the Llama family: dimensions, weights, vocabulary, chat template.
+
+The weights come out under GGUF's own names, as float32 matrices `[out, in]`, with the row order
+that the rotary embedding of ONNX and of transformers expects (GGUF interleaves the rows of `attn_q`
+and `attn_k`). Opening a file takes about two seconds, nearly all of it the vocabulary's arrays;
+that is why a compiled model keeps a copy of what it needs.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import numpy as np
+
+from mesh.errors import FailedPrecondition
+from services.inference.llm.architecture import LlamaConfig, SamplingDefaults, TextRules
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+ARCHITECTURE = "llama"
+_ROTATED = ("attn_q.weight", "attn_k.weight")
+
+
+class GgufModel:
+    """One open GGUF file; tensors are read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = gguf.GGUFReader(str(path))
+        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        architecture = self.field("general.architecture")
+        if architecture != ARCHITECTURE:
+            raise FailedPrecondition(
+                f"{path.name} holds a model of architecture {architecture!r}; "
+                f"this node runs {ARCHITECTURE!r}"
+            )
+
+    def field(self, key: str, default: Any = None) -> Any:
+        """The value of a metadata key."""
+        field = self._reader.fields.get(key)
+        return default if field is None else field.contents()
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """A tensor in float32, rows in rotary order."""
+        tensor = self._tensors[name]
+        shape = tuple(int(n) for n in reversed(tensor.shape))
+        values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+        if name.endswith(_ROTATED):
+            heads = self.config.heads if "attn_q" in name else self.config.kv_heads
+            values = _unpermute(values, heads)
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+    def has_weight(self, name: str) -> bool:
+        """Whether the file holds this tensor."""
+        return name in self._tensors
+
+    @cached_property
+    def config(self) -> LlamaConfig:
+        """The decoder's dimensions."""
+        heads = int(self._required("attention.head_count"))
+        hidden = int(self._required("embedding_length"))
+        return LlamaConfig(
+            layers=int(self._required("block_count")),
+            hidden=hidden,
+            intermediate=int(self._required("feed_forward_length")),
+            heads=heads,
+            kv_heads=int(self.field("llama.attention.head_count_kv", heads)),
+            head_dim=int(self.field("llama.attention.key_length", hidden // heads)),
+            vocabulary=int(self._tensors["token_embd.weight"].shape[1]),
+            rope_theta=float(self.field("llama.rope.freq_base", 10_000.0)),
+            rms_epsilon=float(self._required("attention.layer_norm_rms_epsilon")),
+            trained_context_tokens=int(self._required("context_length")),
+            tied_embeddings="output.weight" not in self._tensors,
+        )
+
+    @cached_property
+    def text_rules(self) -> TextRules:
+        """Special tokens, chat template and sampling defaults."""
+        tokens = self._reader.fields["tokenizer.ggml.tokens"]
+        ids = {
+            name: self.field(f"tokenizer.ggml.{name}_token_id")
+            for name in ("bos", "eos", "eot", "eom")
+        }
+
+        def token(name: str) -> str:
+            return "" if ids[name] is None else str(tokens.contents(ids[name]))
+
+        return TextRules(
+            bos_token=token("bos"),
+            eos_token=token("eos"),
+            bos_id=ids["bos"],
+            add_bos=bool(self.field("tokenizer.ggml.add_bos_token", False)),
+            end_ids=frozenset(ids[n] for n in ("eos", "eot", "eom") if ids[n] is not None),
+            chat_template=self.field("tokenizer.chat_template"),
+            sampling=self._sampling_defaults(),
+        )
+
+    def _sampling_defaults(self) -> SamplingDefaults:
+        plain = SamplingDefaults()
+        return SamplingDefaults(
+            temperature=float(self.field("general.sampling.temp", plain.temperature)),
+            top_p=float(self.field("general.sampling.top_p", plain.top_p)),
+            top_k=int(self.field("general.sampling.top_k", plain.top_k)),
+            min_p=float(self.field("general.sampling.min_p", plain.min_p)),
+            repetition_penalty=float(
+                self.field("general.sampling.penalty_repeat", plain.repetition_penalty)
+            ),
+        )
+
+    def _required(self, key: str) -> Any:
+        value = self.field(f"{ARCHITECTURE}.{key}")
+        if value is None:
+            raise FailedPrecondition(f"the model file lacks {ARCHITECTURE}.{key}")
+        return value
+
+
+def _unpermute(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Turns GGUF's interleaved rotary pairs back into halves."""
+    count, columns = rows.shape
+    return rows.reshape(heads, count // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows.shape)

@@ -1,0 +1,275 @@
+"""A language model that is loaded and answers: text in front of the scheduler, events behind it.
+
+`open_language_model` is all that the node needs to know of this package: it compiles the artefact
+or finds it compiled, opens a backend, starts the scheduler, and gives back a `LoadedLanguageModel`.
+Requests are checked here, against the model; the scheduler below sees only tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mesh.errors import FailedPrecondition, InvalidArgument
+from services.inference.llm.answer import Task
+from services.inference.llm.chat_template import ChatTemplate
+from services.inference.llm.compiled import compiled_model
+from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
+from services.inference.llm.request import (
+    Delta,
+    Finished,
+    GenerationRequest,
+    SamplingRequest,
+    Started,
+    check_limits,
+    decide_sampling,
+)
+from services.inference.llm.scheduler import open_scheduler
+from services.inference.llm.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from mesh.deployment import VersionSpec
+    from mesh.manifest import GenerationOptions
+    from services.inference.llm.architecture import TextRules
+    from services.inference.llm.compiled import CompiledModel
+    from services.inference.llm.engine import Occupancy
+    from services.inference.llm.request import Event
+    from services.inference.llm.scheduler import Scheduler
+    from services.inference.llm.slot_backend import SlotBackend
+
+# Longer texts are encoded beside the event loop: 10 kB take about 3 ms.
+_LONG_TEXT_CHARACTERS = 4096
+_LARGEST_SEED = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the node lets the engine use the machine.
+
+    `threads` None means all cores; nodes that share a machine do better with their share of them.
+    `spin` gains 15-25 % on a machine of one's own and loses as much on a shared one.
+    """
+
+    threads: int | None = None
+    spin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A whole answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    started: Started
+    finished: Finished
+
+
+class LoadedLanguageModel:
+    """One version of a language model, ready to answer."""
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        *,
+        rules: TextRules,
+        vocabulary: Vocabulary,
+        backend: SlotBackend,
+        scheduler: Scheduler,
+        lifetime: AsyncExitStack,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.vocabulary = vocabulary
+        self._rules = rules
+        self._template = ChatTemplate(rules, datetime.now)
+        self._backend = backend
+        self._scheduler = scheduler
+        self._lifetime = lifetime
+
+    def __repr__(self) -> str:
+        return f"<LoadedLanguageModel {self.name}@{self.version} on {self.backend}>"
+
+    @property
+    def backend(self) -> str:
+        """The engine it runs on."""
+        return self._backend.name
+
+    @property
+    def memory_bytes(self) -> int:
+        """What weights and slots take when all slots are full."""
+        return self._backend.memory_bytes
+
+    @property
+    def context_tokens(self) -> int:
+        """How many tokens prompt and answer may have together."""
+        return self._backend.context_tokens
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How busy it is."""
+        return self._scheduler.occupancy
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Started, any number of Delta, one Finished. Close the iterator to cancel.
+
+        Raises:
+            InvalidArgument: a field of the request is wrong; nothing has been done.
+            QueueFull: too many requests wait already.
+            DeadlineTooShort: the request's turn would come too late.
+            DeadlineExceeded: the deadline passed.
+        """
+        task = await self._task(request)
+        async with contextlib.aclosing(self._scheduler.generate(task)) as events:
+            async for event in events:
+                yield event
+
+    async def generate_text(self, request: GenerationRequest) -> Text:
+        """The whole answer at once."""
+        parts: list[Delta] = []
+        started: Started | None = None
+        async with contextlib.aclosing(self.generate(request)) as events:
+            async for event in events:
+                match event:
+                    case Started():
+                        started = event
+                    case Delta():
+                        parts.append(event)
+                    case Finished() if started is not None:
+                        tokens = tuple(token for part in parts for token in part.token_ids)
+                        return Text("".join(p.text for p in parts), tokens, started, event)
+        raise AssertionError("a generation ends with Finished or an error")
+
+    async def warm_up(self) -> None:
+        """Runs prefill and decode once, so that the first caller does not pay for it."""
+        greedy = SamplingRequest(temperature=0)
+        prompt = tuple(self.vocabulary.encode("Hello")) * 2
+        await self.generate_text(GenerationRequest(prompt, greedy, max_tokens=4, ignore_eos=True))
+
+    async def close(self) -> None:
+        """Ends what is running and frees the memory."""
+        await self._lifetime.aclose()
+
+    async def _task(self, request: GenerationRequest) -> Task:
+        deadline_s = None if request.timeout_s is None else time.monotonic() + request.timeout_s
+        check_limits(request)
+        seed = secrets.randbelow(_LARGEST_SEED)
+        sampling = decide_sampling(request.sampling, self._rules.sampling, seed)
+        prompt = await self._prompt(request)
+        self._check_ids(request.resume_token_ids, "resume_token_ids")
+        room = self.context_tokens - len(prompt)
+        return Task(
+            prompt=prompt,
+            resumed=request.resume_token_ids,
+            limit=min(room, request.max_tokens or room),
+            sampling=sampling,
+            stop=request.stop,
+            end_ids=frozenset() if request.ignore_eos else self._rules.end_ids,
+            logprobs=request.logprobs,
+            deadline_s=deadline_s,
+        )
+
+    async def _prompt(self, request: GenerationRequest) -> tuple[int, ...]:
+        if isinstance(request.prompt, str):
+            prompt = self._begin(await self._encode(request.prompt))
+        elif not request.prompt:
+            raise InvalidArgument("the prompt is empty", field="prompt")
+        elif isinstance(request.prompt[0], int):
+            prompt = request.prompt
+            self._check_ids(prompt, "prompt")
+        else:
+            prompt = await self._encode(self._template.render(request.prompt))
+        if not prompt:
+            raise InvalidArgument("the prompt is empty", field="prompt")
+        self._check_length(len(prompt))
+        return prompt
+
+    async def _encode(self, text: str) -> tuple[int, ...]:
+        # No token is longer than this, so a longer text cannot fit; do not even encode it.
+        most = self.context_tokens * self.vocabulary.longest_token
+        if len(text) > most:
+            self._check_length(len(text) // self.vocabulary.longest_token)
+        if len(text) <= _LONG_TEXT_CHARACTERS:
+            return tuple(self.vocabulary.encode(text))
+        return tuple(await asyncio.to_thread(self.vocabulary.encode, text))
+
+    def _begin(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        if self._rules.add_bos and self._rules.bos_id is not None:
+            return (self._rules.bos_id, *ids)
+        return ids
+
+    def _check_ids(self, ids: tuple[int, ...], field: str) -> None:
+        wrong = next((i for i in ids if not 0 <= i < len(self.vocabulary)), None)
+        if wrong is not None:
+            raise InvalidArgument(
+                f"token id {wrong} is outside the vocabulary of {len(self.vocabulary)}", field=field
+            )
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens >= self.context_tokens:
+            raise InvalidArgument(
+                f"the prompt has {tokens} tokens or more; with room for an answer, the context "
+                f"of {self.name} takes {self.context_tokens - 1}",
+                field="prompt",
+            )
+
+
+async def open_language_model(
+    folder: Path, spec: VersionSpec, cache_dir: Path, settings: EngineSettings
+) -> LoadedLanguageModel:
+    """Loads the GGUF in `folder`; the first time on this machine takes some seconds more."""
+    options = spec.manifest.generation
+    if options is None:
+        raise FailedPrecondition(f"the manifest of {spec.manifest.name} has no generation options")
+    compiled = await asyncio.to_thread(
+        compiled_model,
+        folder,
+        digest=spec.digest,
+        max_context_tokens=options.max_context_tokens,
+        precision=options.weights,
+        cache_dir=cache_dir,
+    )
+    backend = await asyncio.to_thread(_open_backend, compiled, options, settings)
+    lifetime = AsyncExitStack()
+    lifetime.callback(backend.close)
+    vocabulary = Vocabulary(compiled.tokenizer)
+    scheduler = await lifetime.enter_async_context(
+        open_scheduler(
+            backend,
+            vocabulary.text_bytes,
+            chunk_tokens=options.prefill_chunk_tokens,
+            max_queue=options.max_queue,
+        )
+    )
+    return LoadedLanguageModel(
+        spec.manifest.name,
+        spec.version,
+        rules=compiled.rules,
+        vocabulary=vocabulary,
+        backend=backend,
+        scheduler=scheduler,
+        lifetime=lifetime,
+    )
+
+
+def _open_backend(
+    compiled: CompiledModel, options: GenerationOptions, settings: EngineSettings
+) -> SlotBackend:
+    return OnnxRuntimeSlots(
+        compiled.graph,
+        compiled.config,
+        slots=options.slots,
+        context_tokens=compiled.context_tokens,
+        threads=settings.threads or os.cpu_count() or 1,
+        spin=settings.spin,
+    )

@@ -1,0 +1,175 @@
+"""Chooses the next token from logits: pure, per request, the same on every node.
+
+The random number of a token depends on nothing but the request's seed and the token's position in
+the answer. So a seeded answer is the same whatever else is decoded beside it, and goes on with the
+same tokens when another node takes it over.
+
+The order is that of transformers: penalties, temperature, top-k, top-p, min-p. The repetition
+penalty looks at prompt and answer, the presence and frequency penalties at the answer only (as
+OpenAI defines them). Log probabilities are those of the model, before any of this.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+# Candidates this much less likely than the likeliest are looked at only if the others do not do.
+_LIKELY = 1e-4
+_BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose; every field decided."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether chance plays no part."""
+        return self.temperature == 0
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether earlier tokens change the logits."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
+
+
+@dataclass(slots=True)
+class History:
+    """The tokens that penalties look at: which have been seen, and how often in the answer."""
+
+    seen: set[int]
+    counts: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, prompt: Sequence[int]) -> History:
+        """The history at the start of an answer."""
+        return cls(set(prompt))
+
+    def add(self, token: int) -> None:
+        """Takes in a token of the answer."""
+        self.seen.add(token)
+        self.counts[token] = self.counts.get(token, 0) + 1
+
+
+def choose(logits: NDArray[np.float32], sampling: Sampling, history: History, position: int) -> int:
+    """The token at `position` of the answer."""
+    if sampling.has_penalties:
+        logits = penalize(logits, sampling, history)
+    if sampling.is_greedy:
+        return int(logits.argmax())
+    weights = np.exp((logits - logits.max()) / np.float32(sampling.temperature))
+    tokens = _nucleus(weights, sampling)
+    if tokens is None:
+        return _pick(weights, uniform(sampling.seed, position))
+    return int(tokens[_pick(weights[tokens], uniform(sampling.seed, position))])
+
+
+def penalize(
+    logits: NDArray[np.float32], sampling: Sampling, history: History
+) -> NDArray[np.float32]:
+    """The logits with all three penalties applied."""
+    logits = logits.copy()
+    seen = np.fromiter(history.seen, np.int64, len(history.seen))
+    values = logits[seen]
+    factor = np.float32(sampling.repetition_penalty)
+    logits[seen] = np.where(values > 0, values / factor, values * factor)
+    if history.counts:
+        tokens = np.fromiter(history.counts.keys(), np.int64, len(history.counts))
+        counts = np.fromiter(history.counts.values(), np.float32, len(history.counts))
+        logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+    return logits
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that belongs to this seed and position."""
+    bits = int(np.random.Philox(key=seed, counter=position).random_raw())
+    return (bits >> 11) * 2.0**-53
+
+
+def _nucleus(weights: NDArray[np.float32], sampling: Sampling) -> NDArray[np.int64] | None:
+    """The tokens that top-k, top-p and min-p leave, likeliest first; None: all of them.
+
+    `weights` are relative to the likeliest token, whose weight is 1.
+    """
+    if sampling.top_k == 0 and sampling.top_p >= 1:
+        return np.flatnonzero(weights >= sampling.min_p) if sampling.min_p > 0 else None
+    for threshold in (_LIKELY, 0.0):
+        tokens = np.flatnonzero(weights >= threshold)
+        tokens = tokens[np.argsort(-weights[tokens], kind="stable")]
+        kept = _keep(weights, tokens, sampling)
+        # All of the candidates kept: there may be more below the threshold.
+        if kept < len(tokens) or threshold == 0:
+            tokens = tokens[:kept]
+            break
+    return tokens[weights[tokens] >= sampling.min_p]
+
+
+def _keep(weights: NDArray[np.float32], tokens: NDArray[np.int64], sampling: Sampling) -> int:
+    """How many of the sorted candidates top-k and top-p keep."""
+    kept = min(sampling.top_k or len(tokens), len(tokens))
+    if sampling.top_p >= 1:
+        return kept
+    cumulative = np.cumsum(weights[tokens[:kept]], dtype=np.float64)
+    # Without top-k the mass is that of the whole vocabulary; with it, that of the k likeliest.
+    total = cumulative[-1] if sampling.top_k else float(weights.sum(dtype=np.float64))
+    return min(kept, int(np.searchsorted(cumulative, sampling.top_p * total)) + 1)
+
+
+def _pick(weights: NDArray[np.float32], chance: float) -> int:
+    """The index at which the running sum of the weights passes `chance` of their total."""
+    # Sums of blocks first: a running sum over a whole vocabulary is several times as slow.
+    pad = -len(weights) % _BLOCK
+    blocks = np.pad(weights, (0, pad)).reshape(-1, _BLOCK) if pad else weights.reshape(-1, _BLOCK)
+    sums = np.cumsum(blocks.sum(axis=1, dtype=np.float64))
+    goal = chance * sums[-1]
+    block = min(int(np.searchsorted(sums, goal, side="right")), len(sums) - 1)
+    before = sums[block - 1] if block else 0.0
+    inside = before + np.cumsum(blocks[block], dtype=np.float64)
+    index = block * _BLOCK + int(np.searchsorted(inside, goal, side="right"))
+    if index < len(weights) and weights[index] > 0:
+        return index
+    # Rounding carried the goal past the last weight that counts.
+    return int(np.flatnonzero(weights)[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token's log probability, and the likeliest alternatives at its place."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def logprob_of(logits: NDArray[np.float32], token: int, alternatives: int) -> Logprob:
+    """The model's own log probability of a token."""
+    largest = float(logits.max())
+    norm = largest + math.log(float(np.exp(logits - largest).sum(dtype=np.float64)))
+    if alternatives == 0:
+        return Logprob(token, float(logits[token]) - norm)
+    likely = np.argpartition(-logits, alternatives)[:alternatives]
+    likely = likely[np.lexsort((likely, -logits[likely]))]
+    top = tuple((int(t), float(logits[t]) - norm) for t in likely)
+    return Logprob(token, float(logits[token]) - norm, top)

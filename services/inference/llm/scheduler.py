@@ -1,0 +1,134 @@
+"""The event loop's side of the engine: submits requests and carries their events to callers.
+
+`open_scheduler` starts the engine's thread and ends it. A `Generation` is an async iterator that a
+caller leaves at any time; leaving it cancels the answer, and its slot is free before the next step.
+Only a few objects cross between the threads: answers into `Intake`, batches of events back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mesh.errors import RingmeshError
+from services.inference.llm.answer import Answer
+from services.inference.llm.engine import Engine
+from services.inference.llm.intake import Intake
+from services.inference.llm.request import Delta, Event, Finished
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+    from services.inference.llm.answer import Task
+    from services.inference.llm.engine import Mail, Occupancy
+    from services.inference.llm.slot_backend import SlotBackend
+
+
+class Generation:
+    """The events of one answer, as they come."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event | RingmeshError] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, event: Event | RingmeshError) -> None:
+        """Adds an event; on the event loop."""
+        self._events.append(event)
+        self._arrived.set()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            while not self._events:
+                self._arrived.clear()
+                await self._arrived.wait()
+            event = self._take()
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    def _take(self) -> Event:
+        """The next event; tokens that are ready at the same time come as one."""
+        event = self._events.popleft()
+        if isinstance(event, RingmeshError):
+            raise event
+        while isinstance(event, Delta) and self._events and isinstance(self._events[0], Delta):
+            event = _join(event, self._events.popleft())
+        return event
+
+
+def _join(first: Delta, second: Event | RingmeshError) -> Delta:
+    assert isinstance(second, Delta)  # noqa: S101  # the caller has looked
+    return Delta(
+        second.at_ns,
+        first.text + second.text,
+        first.token_ids + second.token_ids,
+        first.logprobs + second.logprobs,
+    )
+
+
+class Scheduler:
+    """Takes tasks, gives events."""
+
+    def __init__(self, intake: Intake, text_bytes: Callable[[int], bytes], engine: Engine) -> None:
+        self._intake = intake
+        self._text_bytes = text_bytes
+        self._engine = engine
+        self._generations: dict[Answer, Generation] = {}
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How busy the engine is."""
+        return self._engine.occupancy
+
+    async def generate(self, task: Task) -> AsyncGenerator[Event, None]:
+        """The events of one answer; closing the iterator cancels it."""
+        answer = Answer(task, self._text_bytes, time.time_ns())
+        if len(task.resumed) >= task.limit:
+            for event in (answer.admit(time.time_ns(), 0), *answer.exhausted(time.time_ns())):
+                yield event
+            return
+        generation = self._generations[answer] = Generation()
+        try:
+            self._intake.offer(answer)
+            async for event in generation:
+                yield event
+        finally:
+            answer.is_cancelled = True
+            del self._generations[answer]
+
+    def deliver(self, mail: Mail) -> None:
+        """Hands events to those who still wait for them; on the event loop."""
+        for answer, event in mail:
+            generation = self._generations.get(answer)
+            if generation is not None:
+                generation.put(event)
+
+
+@asynccontextmanager
+async def open_scheduler(
+    backend: SlotBackend,
+    text_bytes: Callable[[int], bytes],
+    *,
+    chunk_tokens: int,
+    max_queue: int,
+) -> AsyncIterator[Scheduler]:
+    """Runs an engine on the backend in a thread of its own; answers left on exit fail."""
+    loop = asyncio.get_running_loop()
+    intake = Intake(max_queue, time.monotonic)
+
+    def deliver(mail: Mail) -> None:
+        loop.call_soon_threadsafe(scheduler.deliver, mail)
+
+    engine = Engine(backend, intake, chunk_tokens=chunk_tokens, deliver=deliver)
+    scheduler = Scheduler(intake, text_bytes, engine)
+    thread = threading.Thread(target=engine.run, name="llm-engine", daemon=True)
+    thread.start()
+    try:
+        yield scheduler
+    finally:
+        intake.close()
+        await asyncio.to_thread(thread.join)
