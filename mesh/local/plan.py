@@ -74,10 +74,9 @@ def make_env(plan: Plan, inherited: Mapping[str, str], **own: str) -> dict[str, 
 
 def plan_children(plan: Plan, catalog: Catalog) -> list[Child]:
     """All children; writes the configuration files of Consul and Envoy."""
-    own_consul = plan.settings.consul_address is None
     own_tracesink = plan.settings.otlp_endpoint is None
     return [
-        *([_consul(plan)] if own_consul else []),
+        *([] if plan.tools.consul is None else [_consul(plan, plan.tools.consul)]),
         *([_tracesink(plan)] if own_tracesink else []),
         _service(
             plan, "config", "services.config", Stage.CONTROL, catalog_probe(catalog, "config")
@@ -99,10 +98,10 @@ def plan_children(plan: Plan, catalog: Catalog) -> list[Child]:
     ]
 
 
-def _consul(plan: Plan) -> Child:
+def _consul(plan: Plan, binary: Path) -> Child:
     return Child(
         name="consul",
-        argv=prepare_consul(plan.tools.consul, plan.state_dir, plan.addresses),
+        argv=prepare_consul(binary, plan.state_dir, plan.addresses),
         env=make_env(plan, os.environ),
         stage=Stage.DISCOVERY,
         probe=http_probe(f"http://{plan.addresses.consul}/v1/agent/self"),
@@ -164,7 +163,7 @@ def _service(plan: Plan, name: str, module: str, stage: Stage, probe: Probe, **o
         env=make_env(plan, os.environ, **own),
         stage=stage,
         probe=probe,
-        after=("consul",) if plan.settings.consul_address is None else (),
+        after=() if plan.tools.consul is None else ("consul",),
         stop_timeout_s=plan.settings.drain_timeout_s + _STOP_MARGIN_S,
     )
 

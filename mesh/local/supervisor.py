@@ -14,7 +14,6 @@ from pathlib import Path
 from mesh.local.child import (
     Child,
     describe_exit,
-    kill_group,
     read_tail,
     running,
     set_aside_log,
@@ -85,11 +84,6 @@ class Supervision:
         done, _ = await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
-
-    def kill_all(self) -> None:
-        """Ends every child at once, for a user who will not wait."""
-        for pid in self.pids.values():
-            kill_group(pid)
 
 
 @asynccontextmanager

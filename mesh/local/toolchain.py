@@ -26,7 +26,8 @@ _CONSUL_ADVICE = "install Consul and put it on the PATH, or set CONSUL_BIN to it
 class Tools:
     """The programs that a local mesh runs and that are not ours."""
 
-    consul: Path
+    consul: Path | None
+    """None where a Consul runs already."""
     envoy: Path
 
 

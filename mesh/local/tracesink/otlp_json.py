@@ -1,9 +1,9 @@
 """OTLP export requests as OTLP JSON lines.
 
 OTLP JSON is protobuf JSON with two exceptions: ids are hexadecimal, not base64, and enums are
-numbers. `google.protobuf.json_format` writes it at about 0.4 ms a span; a mesh under load makes
-thousands of spans a second, so the few messages of a trace are written out by hand here (about
-twenty times faster).
+numbers. `google.protobuf.json_format` takes over 0.1 ms a span, before the ids are put right; a
+mesh under load makes thousands of spans a second, so the few messages of a trace are written out
+by hand here, at 0.03 ms a span.
 """
 
 import base64

@@ -1,0 +1,157 @@
+"""`ringmesh trace`: a request's way through the mesh, as the tree of its spans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mesh.cli.output import JsonFlag, make_console, make_table, print_json
+from mesh.cli.place import StateDir
+from mesh.local.problem import LocalProblem
+from mesh.local.trace_store import TraceStore
+from mesh.local.trace_tree import SpanNode, SpanRecord, TraceTree
+
+app = typer.Typer()
+
+KEY_ATTRIBUTES = (
+    "ringmesh.model",
+    "ringmesh.version",
+    "ringmesh.node",
+    "rpc.method",
+    "rpc.grpc.status_code",
+    "grpc.status_code",
+    "http.status_code",
+    "http.response.status_code",
+    "upstream_cluster.name",
+)
+"""Shown where a span has them; `--json` has all. Everything of our own (ringmesh.*) is shown too."""
+
+
+@app.command()
+def trace(
+    trace_id: Annotated[
+        str | None, typer.Argument(help="A trace's id or its beginning; none: the latest traces.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", help="How many of the latest.")] = 10,
+    state_dir: StateDir = Path(".ringmesh"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw a request's trace, or list the latest ones."""
+    store = _open_store(state_dir)
+    if trace_id is None:
+        _show_latest(store.latest(count), as_json=as_json)
+        return
+    tree = store.find(trace_id)
+    if as_json:
+        print_json(asdict(tree) | {"orphans": tree.orphans})
+    else:
+        make_console().print(draw(tree))
+
+
+def draw(tree: TraceTree) -> Table:
+    """The tree beside its timeline: offset and duration of each span."""
+    table = make_table("span", "offset", "ms", "", "status", "about")
+    table.title = (
+        f"[bold]{tree.trace_id}[/]  {tree.span_count} spans  {_ms(tree.end_ns - tree.start_ns)} ms"
+    )
+    for column in (1, 2):
+        table.columns[column].justify = "right"
+        table.columns[column].no_wrap = True
+    table.columns[0].no_wrap = True
+    for guide, node in walk(tree):
+        table.add_row(*_cells(tree, guide, node))
+    return table
+
+
+def walk(tree: TraceTree) -> Iterator[tuple[str, SpanNode]]:
+    """Every span with the guide lines that stand before it."""
+
+    def below(nodes: tuple[SpanNode, ...], prefix: str) -> Iterator[tuple[str, SpanNode]]:
+        for node in nodes:
+            last = node is nodes[-1]
+            yield prefix + ("└ " if last else "├ "), node
+            yield from below(node.children, prefix + ("  " if last else "│ "))
+
+    for root in tree.roots:
+        yield "", root
+        yield from below(root.children, "")
+
+
+def _cells(tree: TraceTree, guide: str, node: SpanNode) -> tuple[str, ...]:
+    span = node.span
+    orphan = " [yellow](orphan)[/]" if node.is_orphan else ""
+    return (
+        f"[dim]{guide}[/][cyan]{escape(span.service)}[/] {escape(span.name)}{orphan}",
+        f"{_ms(span.start_ns - tree.start_ns)}",
+        f"{_ms(span.end_ns - span.start_ns)}",
+        _bar(tree, span),
+        "[green]ok[/]" if span.error is None else f"[red]error[/] {escape(span.error)}",
+        f"[dim]{escape(_about(span))}[/]",
+    )
+
+
+def _bar(tree: TraceTree, span: SpanRecord, width: int = 24) -> str:
+    whole = max(tree.end_ns - tree.start_ns, 1)
+    begin = (span.start_ns - tree.start_ns) * width // whole
+    length = max(1, (span.end_ns - span.start_ns) * width // whole)
+    bar = "━" * min(length, width - min(begin, width - 1))
+    return " " * min(begin, width - 1) + f"[blue]{bar}[/]"
+
+
+def _about(span: SpanRecord) -> str:
+    chosen: dict[str, Any] = {k: span.attributes[k] for k in KEY_ATTRIBUTES if k in span.attributes}
+    chosen |= {k: v for k, v in span.attributes.items() if k.startswith("ringmesh.")}
+    return "  ".join(f"{key.removeprefix('ringmesh.')}={value}" for key, value in chosen.items())
+
+
+def _show_latest(trees: list[TraceTree], *, as_json: bool) -> None:
+    rows = [_summarize(tree) for tree in trees]
+    if as_json:
+        print_json(rows)
+        return
+    table = make_table("trace", "began", "ms", "spans", "root")
+    for row in rows:
+        root = f"[cyan]{escape(row['service'])}[/] {escape(row['name'])}"
+        began = datetime.fromisoformat(row["began"]).astimezone()
+        table.add_row(
+            row["trace_id"],
+            f"{began:%H:%M:%S}",
+            f"{row['duration_ms']:.1f}",
+            str(row["spans"]),
+            root,
+        )
+    make_console().print(table if rows else "No traces yet: ask a model something first.")
+
+
+def _summarize(tree: TraceTree) -> dict[str, Any]:
+    root = tree.roots[0].span
+    return {
+        "trace_id": tree.trace_id,
+        "began": datetime.fromtimestamp(tree.start_ns / 1e9, UTC).isoformat(),
+        "duration_ms": round((tree.end_ns - tree.start_ns) / 1e6, 3),
+        "spans": tree.span_count,
+        "orphans": tree.orphans,
+        "service": root.service,
+        "name": root.name,
+    }
+
+
+def _open_store(state_dir: Path) -> TraceStore:
+    folder = state_dir / "traces"
+    if not folder.is_dir():
+        raise LocalProblem(
+            f"No traces are kept in {folder}: start a mesh with `ringmesh up`, or look in the "
+            f"collector that OTEL_EXPORTER_OTLP_ENDPOINT names."
+        )
+    return TraceStore(folder)
+
+
+def _ms(nanoseconds: int) -> str:
+    return f"{nanoseconds / 1e6:.1f}"

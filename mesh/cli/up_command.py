@@ -1,0 +1,157 @@
+"""`ringmesh up`: the whole mesh in the foreground of this terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from mesh.cli.output import JsonFlag, print_line
+from mesh.cli.progress import ConsoleProgress, report_json
+from mesh.errors import RingmeshError
+from mesh.local.address import choose_addresses
+from mesh.local.cache import find_cache_dir
+from mesh.local.demo_models import DemoModels
+from mesh.local.event import Report
+from mesh.local.obtain import obtain_all
+from mesh.local.plan import Plan
+from mesh.local.problem import LocalProblem
+from mesh.local.run_state import MeshRecord, owned_state_dir
+from mesh.local.settings import LocalSettings
+from mesh.local.up import OnReady, run_mesh
+from mesh.logs import configure_logs
+
+app = typer.Typer()
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@app.command()
+def up(as_json: JsonFlag = False) -> None:
+    """Start the whole mesh on this machine and keep it running.
+
+    Ctrl-C stops it. RINGMESH_EDGE_PORT, RINGMESH_CONSUL_PORT, RINGMESH_ENVOY_ADMIN_PORT and
+    RINGMESH_STATE_DIR move it; RINGMESH_NODES says how many inference nodes it has.
+    """
+    configure_logs("error", service="up")
+    settings = read_settings()
+    if as_json:
+        _run(settings, report_json, _print_record)
+        return
+    console = Console(highlight=False)
+    with ConsoleProgress(console) as progress:
+
+        def on_ready(record: MeshRecord, trace_id: str) -> None:
+            progress.settle()
+            console.print(
+                f"\n[bold green]The mesh is up[/] after {record.ready_after_s:.1f} s; ", end=""
+            )
+            console.print("Ctrl-C stops it.\n")
+            console.print(make_welcome(record, trace_id), markup=False, soft_wrap=True)
+
+        _run(settings, progress.report, on_ready)
+
+
+def read_settings() -> LocalSettings:
+    """The settings of the environment.
+
+    Raises:
+        LocalProblem: one is wrong.
+    """
+    try:
+        return LocalSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        variable = name if name.isupper() else f"RINGMESH_{name.upper()}"
+        raise LocalProblem(f"{variable}: {first['msg']}.") from error
+
+
+def make_welcome(record: MeshRecord, trace_id: str) -> str:
+    """What a user can do now; the commands can be pasted as they are."""
+    edge, ringmesh = f"http://{record.edge}", _own_command(record.state_dir)
+    json_header = "-H 'content-type: application/json'"
+    chat = '{"model": "smollm2", "messages": [{"role": "user", "content": "Name three colours."}]}'
+    embeddings = '{"model": "minilm", "input": "hello"}'
+    return f"""\
+  edge         {edge}
+  Consul UI    http://{record.consul}/ui
+  Envoy admin  http://{record.envoy_admin}
+
+Try:
+
+  curl -s {edge}/v1/chat/completions {json_header} -d '{chat}'
+
+  curl -s {edge}/v1/embeddings {json_header} -d '{embeddings}'
+
+  {ringmesh} trace {trace_id}
+"""
+
+
+def _run(settings: LocalSettings, report: Report, on_ready: OnReady) -> None:
+    state_dir = settings.state_dir.resolve()
+    with owned_state_dir(state_dir):
+        addresses = choose_addresses(settings)
+        with _ending_at_once():
+            tools, models = obtain_all(settings, find_cache_dir(), report)
+        plan = Plan(settings, tools, addresses, state_dir)
+        try:
+            asyncio.run(_until_signal(plan, models, report, on_ready))
+        except RingmeshError as error:
+            raise LocalProblem(f"The mesh does not come up: {error.message}.") from error
+
+
+async def _until_signal(plan: Plan, models: DemoModels, report: Report, on_ready: OnReady) -> None:
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # asked twice: the children, on their leash, die with us
+        stop.set()
+
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGTERM:
+            asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    await run_mesh(plan, models, report, on_ready, stop)
+
+
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """While nothing runs that would need stopping, a signal ends the process where it stands."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+    for number in _SIGNALS:
+        before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for changed, handler in before.items():
+            signal.signal(changed, handler)
+
+
+def _print_record(record: MeshRecord, trace_id: str) -> None:
+    print_line({"event": "up", **asdict(record), "trace_id": trace_id})
+
+
+def _own_command(state_dir: str) -> str:
+    """How the user called this program, so that the printed command works in the same shell."""
+    called = sys.argv[0]
+    command = called if Path(called).name == "ringmesh" else f"{sys.executable} -m mesh.cli.main"
+    if Path(called).is_absolute() and Path(called).is_relative_to(Path.cwd()):
+        command = str(Path(called).relative_to(Path.cwd()))
+    if Path(state_dir) == Path(".ringmesh").resolve():
+        return command
+    return f"RINGMESH_STATE_DIR={shlex.quote(state_dir)} {command}"
