@@ -119,8 +119,12 @@ def _service_cluster(name: str) -> dict[str, Any]:
         "health_checks": [_health_check(grpc_health_check={})],
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": _circuit_breakers(),
-        # Below 50 % healthy Envoy would go on sending to dead nodes.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            # Below 50 % healthy Envoy would go on sending to dead nodes.
+            "healthy_panic_threshold": {"value": 0},
+            # By default a change of health may wait a second for company before it counts.
+            "update_merge_window": "0.02s",
+        },
         # Else a node that has left Consul and still answers stays in.
         "ignore_health_on_host_removal": True,
     }

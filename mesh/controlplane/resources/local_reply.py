@@ -17,7 +17,7 @@ OPENAI_PREFIX = "/v1/"
 
 def edge_replies() -> Spec:
     """Answers at the edge."""
-    message = "%LOCAL_REPLY_BODY%"
+    message = "%LOCAL_REPLY_BODY% (%RESPONSE_CODE_DETAILS%)"
     openai = {"error": {"message": message, "type": "api_error", "param": None, "code": None}}
     return {
         "mappers": [
