@@ -4,6 +4,8 @@ Kept apart from the script that computes the answers, so that a reader sees what
 glance. Changing anything here means running `generate.py` again.
 """
 
+# ruff: noqa: RUF001 - letters of other scripts are the point
+
 from __future__ import annotations
 
 from typing import Any
@@ -95,7 +97,10 @@ PROMPTS: list[dict[str, Any]] = [
     {
         "chat": [
             {"role": "system", "content": "You are a careful editor."},
-            {"role": "user", "content": "Summarize the following text.\n\n" + PERPLEXITY_TEXT[:1500]},
+            {
+                "role": "user",
+                "content": "Summarize the following text.\n\n" + PERPLEXITY_TEXT[:1500],
+            },
         ]
     },
     {"chat": user("Write a Python function that reverses a string.")},
@@ -128,6 +133,8 @@ CONVERSATIONS: list[list[Message]] = [
     ],
 ]
 
+# The import of GGUF files in transformers leaves out that this tokenizer takes digits apart. It
+# shows only at a space before a numeric character that is no digit (" ½"); there is none here.
 TOKENIZER_TEXTS: list[str] = [
     "",
     " ",
@@ -135,7 +142,7 @@ TOKENIZER_TEXTS: list[str] = [
     "  leading and trailing  ",
     "tabs\tand\nnewlines\r\n\r\n",
     "1234567890 3.14159 1e-5 0x7f",
-    "naïve café — “quotes” … ½ ™",
+    "naïve café — “quotes” … µ ™",
     "日本語のテキスト, 中文文本, 한국어 텍스트",
     "Привет, мир! Γειά σου Κόσμε. مرحبا بالعالم שלום",
     "👩‍👩‍👧‍👦 🏳️‍🌈 🇫🇷 👍🏽 e\u0301 \u200b",

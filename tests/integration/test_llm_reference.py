@@ -1,0 +1,120 @@
+"""The language model against golden data of the reference implementation (tests/reference)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from llm_support import DIGEST, golden, golden_request, open_model
+
+from services.inference.llm.architecture import LlamaConfig
+from services.inference.llm.chat_template import ChatMessage, ChatTemplate
+from services.inference.llm.compiled import CompiledModel, compiled_model
+from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
+from services.inference.llm.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.model
+
+NEW_TOKENS = 48
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "compiled"
+
+
+@pytest.fixture(scope="module")
+def compiled(demo_models: Any, cache_dir: Path) -> CompiledModel:
+    return compiled_model(
+        demo_models.smollm2_gguf.parent,
+        digest=DIGEST,
+        max_context_tokens=1024,
+        precision="int8",
+        cache_dir=cache_dir,
+    )
+
+
+async def test_greedy_fp32_is_the_reference_token_for_token(
+    demo_models: Any, cache_dir: Path
+) -> None:
+    cases = golden()["generations"]
+    assert len(cases) == 20
+    async with open_model(demo_models.smollm2_gguf, cache_dir, weights="fp32") as model:
+        answers = await asyncio.gather(
+            *(model.generate_text(golden_request(case, NEW_TOKENS)) for case in cases)
+        )
+    for case, answer in zip(cases, answers, strict=True):
+        ended = case["greedy_ids"][-1] == 2
+        expected = case["greedy_ids"][:-1] if ended else case["greedy_ids"]
+        assert list(answer.token_ids) == expected
+        assert answer.text == case["greedy_text"]
+        assert answer.started.prompt_tokens == len(case["prompt_ids"])
+        assert answer.finished.reason.value == ("stop" if ended else "length")
+        assert answer.finished.completion_tokens == len(expected)
+    assert max(answer.finished.largest_batch for answer in answers) == 8
+
+
+def test_perplexity_of_int8_is_within_one_percent(compiled: CompiledModel) -> None:
+    reference = golden()["perplexity"]
+    assert reference["tokens"] >= 700
+    ids = Vocabulary(compiled.tokenizer).encode(reference["text"])
+    assert len(ids) == reference["tokens"]
+    ratio = perplexity(compiled, ids) / reference["fp32"]
+    assert 0.99 < ratio < 1.01
+
+
+def test_the_architecture_is_read_from_the_file(compiled: CompiledModel) -> None:
+    assert compiled.config == LlamaConfig(
+        layers=30,
+        hidden=576,
+        intermediate=1536,
+        heads=9,
+        kv_heads=3,
+        head_dim=64,
+        vocabulary=49152,
+        rope_theta=100_000.0,
+        rms_epsilon=pytest.approx(1e-5),
+        trained_context_tokens=8192,
+        tied_embeddings=True,
+    )
+    assert compiled.rules.end_ids == {2}
+
+
+def test_text_becomes_the_reference_tokens_and_comes_back(compiled: CompiledModel) -> None:
+    vocabulary = Vocabulary(compiled.tokenizer)
+    for case in golden()["tokenizer"]:
+        ids = vocabulary.encode(case["text"])
+        assert ids == case["ids"]
+        assert b"".join(map(vocabulary.name_bytes, ids)).decode() == case["text"]
+
+
+def test_conversations_are_rendered_as_by_the_reference(compiled: CompiledModel) -> None:
+    template = ChatTemplate(compiled.rules, now=lambda: pytest.fail("this template has no date"))
+    for case in golden()["chat_template"]:
+        messages = [ChatMessage(**message) for message in case["messages"]]
+        assert template.render(messages) == case["text"]
+
+
+def perplexity(compiled: CompiledModel, ids: list[int]) -> float:
+    backend = OnnxRuntimeSlots(
+        compiled.graph,
+        compiled.config,
+        slots=1,
+        context_tokens=compiled.context_tokens,
+        threads=2,
+        spin=False,
+    )
+    loss = 0.0
+    for position, token in enumerate(ids[:-1]):
+        logits = backend.decode([token], [position])[0].astype(np.float64)
+        loss += (
+            math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[position + 1]]
+        )
+    backend.close()
+    return math.exp(loss / (len(ids) - 1))
