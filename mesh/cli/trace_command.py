@@ -31,7 +31,7 @@ KEY_ATTRIBUTES = (
     "http.response.status_code",
     "upstream_cluster.name",
 )
-"""Shown where a span has them; `--json` has all. Everything of our own (ringmesh.*) is shown too."""
+"""Shown where a span has them, beside everything of our own (ringmesh.*)."""
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT, Process
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-LOG_KEPT_BYTES = 8 << 20
-"""A log that is longer than this when a mesh starts is set aside as `<name>.log.1`."""
+LOG_KEPT_BYTES = 16 << 20
+"""A log that is longer than this is set aside."""
 
 
 class Stage(IntEnum):
@@ -96,10 +97,11 @@ def describe_exit(returncode: int) -> str:
     return f"killed by {signal.Signals(-returncode).name}"
 
 
-def set_aside_log(path: Path) -> None:
-    """Starts a new log where the old one has grown long."""
+def bound_log(path: Path) -> None:
+    """Sets a long log aside as `<name>.log.1`; whoever writes to it goes on in the empty file."""
     if path.exists() and path.stat().st_size > LOG_KEPT_BYTES:
-        path.replace(path.with_name(f"{path.name}.1"))
+        shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+        os.truncate(path, 0)  # the writer appends, so it does not leave a hole
 
 
 def read_tail(path: Path, lines: int, *, window_bytes: int = 64 << 10) -> list[str]:

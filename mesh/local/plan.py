@@ -145,13 +145,14 @@ def _envoy(plan: Plan) -> Child:
         name="envoy",
         argv=(
             str(plan.tools.envoy),
-            f"--config-path={bootstrap}",
+            *("--config-path", str(bootstrap)),
+            *("--concurrency", "1"),
+            *("--log-level", "warning"),
             "--disable-hot-restart",
-            "--concurrency=1",
-            "--log-level=warning",
         ),
         env=make_env(plan, os.environ),
         stage=Stage.PROXY,
+        after=("controlplane",),  # else its first attempts fail, and it backs off
         probe=http_probe(f"http://{admin}/ready"),
     )
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from mesh.local.child import (
     Child,
+    bound_log,
     describe_exit,
     read_tail,
     running,
-    set_aside_log,
     stop_order,
 )
 from mesh.local.event import CrashLooping, Ended, Ready, Report, Started, Stopping
@@ -24,6 +24,7 @@ from mesh.local.problem import LocalProblem
 from mesh.local.restart import Restart, RestartPolicy, decide_restart
 
 _TAIL_LINES = 12
+_LOG_CHECK_S = 10.0
 
 
 class StartFailed(LocalProblem):
@@ -118,7 +119,7 @@ class _Keeper:
         self._clock = asyncio.get_running_loop().time
 
     async def run(self, life: _Life) -> None:
-        set_aside_log(life.log)
+        bound_log(life.log)
         for name in life.child.after:
             await self._lives[name].ready.wait()
         while True:
@@ -135,19 +136,22 @@ class _Keeper:
             self._report(Started(life.child.name, process.pid))
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    probing = tasks.create_task(self._probe(life, began))
+                    beside = tasks.create_task(self._attend(life, began))
                     returncode = await process.wait()
-                    probing.cancel()
+                    beside.cancel()
             finally:
                 life.pid = None
                 life.ready.clear()
             return returncode
 
-    async def _probe(self, life: _Life, began: float) -> None:
+    async def _attend(self, life: _Life, began: float) -> None:
         await life.child.probe()
         life.has_been_ready = True
         life.ready.set()
         self._report(Ready(life.child.name, self._clock() - began))
+        while True:
+            await asyncio.sleep(_LOG_CHECK_S)
+            bound_log(life.log)
 
     def _tell_end(self, life: _Life, returncode: int, uptime_s: float, restart: Restart) -> None:
         name, how = life.child.name, describe_exit(returncode)
