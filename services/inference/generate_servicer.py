@@ -56,12 +56,29 @@ class ModelState(Protocol):
 class ModelStatus(Protocol):
     """What is known of a model version on this node."""
 
-    model: str
-    version: int
-    state: ModelState
-    reason: str
-    backend: str
-    memory_bytes: int
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+
+    @property
+    def state(self) -> ModelState:
+        """Where it is between being asked for and being gone."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is in this state, if there is something to say."""
+
+    @property
+    def backend(self) -> str:
+        """The engine it runs on."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes."""
 
 
 class ModelTable(Protocol):

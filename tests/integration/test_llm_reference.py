@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from llm_support import DIGEST, golden, golden_request, open_model
 
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.chat_template import ChatMessage, ChatTemplate
 from services.inference.llm.compiled import CompiledModel, compiled_model
 from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
 from services.inference.llm.vocabulary import Vocabulary
+from tests.integration.llm_support import DIGEST, golden, golden_request, open_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ def test_the_architecture_is_read_from_the_file(compiled: CompiledModel) -> None
         head_dim=64,
         vocabulary=49152,
         rope_theta=100_000.0,
-        rms_epsilon=pytest.approx(1e-5),
+        rms_epsilon=float(np.float32(1e-5)),
         trained_context_tokens=8192,
         tied_embeddings=True,
     )
