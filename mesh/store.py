@@ -1,0 +1,199 @@
+"""Where artefacts lie: blobs under the SHA-256 of their content, in a folder or an object store.
+
+A blob is checked as it is written and again after it was downloaded, and appears whole or not at
+all, so whoever holds a digest holds the content. A folder store hands its blobs out as hard links:
+the node reads the very file that was uploaded, and no disk is used twice. This module knows files
+and digests; what an artefact means is the manifest's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from filelock import AsyncFileLock
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from mesh.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mesh.deployment import ArtefactFile
+
+CHUNK_BYTES = 4 * 1024 * 1024
+READ_ONLY = 0o444
+
+
+class ArtefactStore:
+    """Blobs by digest at a URL: `file:///folder`, `s3://bucket/prefix`, `gs://`, `az://`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        parts = urlsplit(url)
+        self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._objects = from_url(url)
+
+    def __repr__(self) -> str:
+        return f"ArtefactStore({self._url!r})"
+
+    async def size(self, digest: str) -> int | None:
+        """How many bytes the blob has; None where the store does not hold it."""
+        with _store_errors(self._url):
+            try:
+                return (await obstore.head_async(self._objects, blob_key(digest)))["size"]
+            except FileNotFoundError:
+                return None
+
+    async def has(self, digest: str) -> bool:
+        """Whether the store holds the blob."""
+        return await self.size(digest) is not None
+
+    async def put(self, digest: str, path: Path) -> None:
+        """Stores a file's content, if it is what the digest says. Idempotent."""
+        await self.put_stream(digest, _read(path))
+
+    async def put_stream(self, digest: str, chunks: AsyncIterator[bytes]) -> None:
+        """Stores what the chunks add up to, if it is what the digest says. Idempotent.
+
+        Where the store has the blob already, the chunks stay unread.
+        """
+        if await self.has(digest):
+            return
+        with _store_errors(self._url):
+            await obstore.put_async(self._objects, blob_key(digest), _verified(digest, chunks))
+        if self._folder is not None:  # the nodes' hard links share this file's content
+            (self._folder / blob_key(digest)).chmod(READ_ONLY)
+
+    async def fetch(self, file: ArtefactFile, into: Path) -> Path:
+        """Puts the file under its own name below `into`, by hard link where that can be."""
+        target = into / file.path
+        if not target.resolve().is_relative_to(into.resolve()):
+            raise InvalidArgument(f"{file.path!r} leaves the artefact's folder", field="files.path")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not await self._link(file, target):
+            await self._download(file, target)
+        return target
+
+    async def materialize(self, files: Sequence[ArtefactFile], cache_dir: Path) -> Path:
+        """A folder below `cache_dir` that holds exactly these files under their own names.
+
+        Of several processes that ask at once, one fills it and the others find it filled.
+        """
+        folder = cache_dir / folder_name(files)
+        if folder.is_dir():
+            return folder
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        async with AsyncFileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                await self._fill(files, folder)
+        return folder
+
+    async def _fill(self, files: Sequence[ArtefactFile], folder: Path) -> None:
+        partial = folder.with_name(f"{folder.name}.partial")
+        # Whoever left a partial folder is dead: we hold the lock.
+        await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+        partial.mkdir()
+        for file in files:
+            await self.fetch(file, partial)
+        partial.rename(folder)
+
+    async def _link(self, file: ArtefactFile, target: Path) -> bool:
+        if self._folder is None:
+            return False
+        if await self.size(file.digest) != file.size_bytes:
+            raise _missing(file)
+        temporary = target.with_name(f"{target.name}.{os.getpid()}.link")
+        try:
+            os.link(self._folder / blob_key(file.digest), temporary)
+        except OSError:  # another file system, or one without hard links
+            return False
+        temporary.replace(target)
+        return True
+
+    async def _download(self, file: ArtefactFile, target: Path) -> None:
+        temporary = target.with_name(f"{target.name}.{os.getpid()}.download")
+        try:
+            with _store_errors(self._url), temporary.open("wb") as out:
+                blob = await self._open(file)
+                async for chunk in _verified(file.digest, blob):
+                    await asyncio.to_thread(out.write, chunk)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    async def _open(self, file: ArtefactFile) -> AsyncIterator[bytes]:
+        try:
+            answer = await obstore.get_async(self._objects, blob_key(file.digest))
+        except FileNotFoundError as error:
+            raise _missing(file) from error
+        return _as_bytes(answer.stream(min_chunk_size=CHUNK_BYTES))
+
+
+def blob_key(digest: str) -> str:
+    """Where the blob lies in the store; the two letters keep folders small."""
+    return f"sha256/{digest[:2]}/{digest}"
+
+
+def folder_name(files: Sequence[ArtefactFile]) -> str:
+    """A name that only the same files under the same names have."""
+    lines = sorted(f"{file.digest} {file.path}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's content, as it names a blob."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def _verified(digest: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks, and after the last one an error unless they were what the digest says."""
+    seen = hashlib.sha256()
+    async for chunk in chunks:
+        await asyncio.to_thread(seen.update, chunk)
+        yield chunk
+    if seen.hexdigest() != digest:
+        raise InvalidArgument(
+            f"the content has SHA-256 {seen.hexdigest()}, not {digest}", field="digest"
+        )
+
+
+async def _read(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
+
+
+async def _as_bytes(chunks: AsyncIterator[obstore.Bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield bytes(chunk)
+
+
+def _missing(file: ArtefactFile) -> NotFound:
+    return NotFound(
+        f"the store does not hold {file.path!r} ({file.size_bytes} bytes, SHA-256 {file.digest})"
+    )
+
+
+@contextmanager
+def _store_errors(url: str) -> Iterator[None]:
+    """What an object store can answer, in our own terms; secrets never stand in a store's URL."""
+    try:
+        yield
+    except PermissionError as error:
+        raise FailedPrecondition(f"the artefact store {url} refuses access") from error
+    except (BaseError, OSError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise Unavailable(f"the artefact store {url} does not answer: {first_line}") from error

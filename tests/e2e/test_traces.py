@@ -1,0 +1,140 @@
+"""One trace per request, one tree, right parents, for gRPC, REST and streams."""
+
+import json
+import secrets
+import time
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from mesh.pb import inference_pb2, inference_pb2_grpc
+from tests.e2e.harness import Mesh
+
+SETTLE_S = 20
+CHAT = {
+    "model": "smollm2",
+    "messages": [{"role": "user", "content": "Say hello."}],
+    "max_tokens": 8,
+    "temperature": 0,
+}
+
+
+class Context:
+    """A client's W3C trace context."""
+
+    def __init__(self) -> None:
+        self.trace_id = secrets.token_hex(16)
+        self.span_id = secrets.token_hex(8)
+        self.header = f"00-{self.trace_id}-{self.span_id}-01"
+
+
+@pytest.fixture
+def context() -> Context:
+    return Context()
+
+
+def read_tree(mesh: Mesh, trace_id: str, *wanted: str) -> dict[str, Any]:
+    """The trace once it has settled: all `wanted` span names and no orphan."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        result = mesh.command("trace", trace_id, "--json")
+        if result.returncode == 0:
+            tree = json.loads(result.stdout)
+            names = {span["name"] for span in flatten(tree)}
+            if set(wanted) <= names and roots_are_one(tree):
+                return tree
+        assert time.monotonic() < deadline, f"{result.stdout}\n{result.stderr}"
+        time.sleep(0.3)
+
+
+def roots_are_one(tree: dict[str, Any]) -> bool:
+    return len(tree["roots"]) == 1
+
+
+def flatten(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    spans: list[dict[str, Any]] = []
+    waiting = list(tree["roots"])
+    while waiting:
+        node = waiting.pop(0)
+        spans.append(node["span"])
+        waiting.extend(node["children"])
+    return spans
+
+
+def path_to(node: dict[str, Any], name: str) -> list[str] | None:
+    """The services from this node down to the span called `name`."""
+    service = node["span"]["service"]
+    if node["span"]["name"] == name:
+        return [service]
+    for child in node["children"]:
+        rest = path_to(child, name)
+        if rest is not None:
+            return [service, *rest]
+    return None
+
+
+def hops(tree: dict[str, Any], name: str) -> list[str]:
+    path = path_to(tree["roots"][0], name)
+    assert path is not None
+    return [service for i, service in enumerate(path) if i == 0 or path[i - 1] != service]
+
+
+ALL_HOPS = ["envoy-edge", "gateway", "envoy-mesh", "inference"]
+
+
+def test_a_grpc_call_is_one_tree_under_the_clients_span(mesh: Mesh, context: Context) -> None:
+    request = inference_pb2.ModelInferRequest(model_name="minilm")
+    request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    request.inputs[0].contents.bytes_contents.append(b"hello")
+    with grpc.insecure_channel(mesh.edge) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        _, call = stub.ModelInfer.with_call(request, metadata=[("traceparent", context.header)])
+        assert dict(call.initial_metadata())["x-ringmesh-trace-id"] == context.trace_id
+    tree = read_tree(mesh, context.trace_id, "queue", "compute")
+    assert hops(tree, "compute") == ALL_HOPS
+    assert hops(tree, "queue") == ALL_HOPS
+    assert tree["roots"][0]["span"]["parent_id"] == context.span_id
+
+
+def test_a_rest_call_is_one_tree(mesh: Mesh, http: httpx.Client, context: Context) -> None:
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["hello"]}]}
+    reply = http.post("/v2/models/minilm/infer", json=body, headers={"traceparent": context.header})
+    assert reply.headers["x-ringmesh-trace-id"] == context.trace_id
+    assert hops(read_tree(mesh, context.trace_id, "compute"), "compute") == ALL_HOPS
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_is_one_tree(mesh: Mesh, http, context: Context, stream: bool) -> None:
+    headers = {"traceparent": context.header}
+    reply = http.post("/v1/chat/completions", json=CHAT | {"stream": stream}, headers=headers)
+    assert reply.status_code == 200
+    assert reply.headers["x-ringmesh-trace-id"] == context.trace_id
+    tree = read_tree(mesh, context.trace_id, "queue", "prefill", "decode")
+    assert hops(tree, "decode") == ALL_HOPS
+
+
+def test_a_call_without_context_starts_a_trace_and_says_which(mesh: Mesh, http) -> None:
+    reply = http.post("/v1/embeddings", json={"model": "minilm", "input": "hello"})
+    trace_id = reply.headers["x-ringmesh-trace-id"]
+    tree = read_tree(mesh, trace_id, "compute")
+    assert hops(tree, "compute") == ALL_HOPS
+    assert tree["roots"][0]["span"]["service"] == "envoy-edge"
+
+
+def test_errors_carry_their_trace_id_too(mesh: Mesh, http: httpx.Client) -> None:
+    reply = http.post("/v2/models/nope/infer", json={"inputs": []})
+    assert reply.status_code == 404
+    assert len(reply.headers["x-ringmesh-trace-id"]) == 32
+
+
+def test_the_command_draws_the_tree(mesh: Mesh, http: httpx.Client) -> None:
+    reply = http.post("/v1/chat/completions", json=CHAT)
+    trace_id = reply.headers["x-ringmesh-trace-id"]
+    read_tree(mesh, trace_id, "decode")
+    drawn = mesh.command("trace", trace_id[:12])
+    assert drawn.returncode == 0
+    for word in (*ALL_HOPS, "queue", "prefill", "decode"):
+        assert word in drawn.stdout
+    assert trace_id[:12] in mesh.command("trace").stdout
