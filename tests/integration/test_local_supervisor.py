@@ -34,7 +34,7 @@ STUBBORN = POLITE.replace("sys.exit(0)", "pass")
 
 async def await_condition(holds: Callable[[], object], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not holds():  # noqa: ASYNC110 - no other process can set our events
+        while not holds():
             await asyncio.sleep(0.01)
 
 
