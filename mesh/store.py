@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from filelock import AsyncFileLock
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
 from mesh.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
@@ -78,10 +78,8 @@ class ArtefactStore:
 
     async def fetch(self, file: ArtefactFile, into: Path) -> Path:
         """Puts the file under its own name below `into`, by hard link where that can be."""
-        target = into / file.path
-        if not target.resolve().is_relative_to(into.resolve()):
-            raise InvalidArgument(f"{file.path!r} leaves the artefact's folder", field="files.path")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = into / file.path  # below `into`: an ArtefactFile's path cannot leave it
+        _make_folder(target.parent)
         if not await self._link(file, target):
             await self._download(file, target)
         return target
@@ -94,7 +92,7 @@ class ArtefactStore:
         folder = cache_dir / folder_name(files)
         if folder.is_dir():
             return folder
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        _make_folder(cache_dir)
         async with AsyncFileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 await self._fill(files, folder)
@@ -138,7 +136,7 @@ class ArtefactStore:
             answer = await obstore.get_async(self._objects, blob_key(file.digest))
         except FileNotFoundError as error:
             raise _missing(file) from error
-        return _as_bytes(answer.stream(min_chunk_size=CHUNK_BYTES))
+        return answer.stream(min_chunk_size=CHUNK_BYTES)
 
 
 def blob_key(digest: str) -> str:
@@ -176,9 +174,8 @@ async def _read(path: Path) -> AsyncIterator[bytes]:
             yield chunk
 
 
-async def _as_bytes(chunks: AsyncIterator[obstore.Bytes]) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        yield bytes(chunk)
+def _make_folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def _missing(file: ArtefactFile) -> NotFound:
@@ -192,8 +189,8 @@ def _store_errors(url: str) -> Iterator[None]:
     """What an object store can answer, in our own terms; secrets never stand in a store's URL."""
     try:
         yield
-    except PermissionError as error:
+    except (PermissionDeniedError, UnauthenticatedError) as error:
         raise FailedPrecondition(f"the artefact store {url} refuses access") from error
-    except (BaseError, OSError) as error:
+    except BaseError as error:
         first_line = str(error).partition("\n")[0]
         raise Unavailable(f"the artefact store {url} does not answer: {first_line}") from error
