@@ -197,10 +197,18 @@ class Caller:
         self._stub: Any = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 
     async def infer(
-        self, model: str, delay_ms: int = 0, timeout_s: float = 20.0, **headers: str
+        self,
+        model: str,
+        delay_ms: int = 0,
+        *,
+        too_late: bool = False,
+        timeout_s: float = 20.0,
+        payload: bytes = b"",
+        **headers: str,
     ) -> inference_pb2.ModelInferResponse:
-        request = inference_pb2.ModelInferRequest(id="1")
+        request = inference_pb2.ModelInferRequest(id="1", raw_input_contents=[payload])
         request.parameters["delay_ms"].int64_param = delay_ms
+        request.parameters["too_late"].bool_param = too_late
         metadata = [("x-ringmesh-model", model)]
         metadata += [(key.replace("_", "-"), value) for key, value in headers.items()]
         answer: inference_pb2.ModelInferResponse = await self._stub.ModelInfer(
@@ -212,6 +220,11 @@ class Caller:
 @asynccontextmanager
 async def open_caller(address: str) -> AsyncIterator[Caller]:
     async with grpc.aio.insecure_channel(
-        address, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        address,
+        options=[
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_retries", 0),
+            ("grpc.max_send_message_length", -1),
+        ],
     ) as channel:
         yield Caller(channel)

@@ -9,6 +9,7 @@ import asyncio
 import sys
 
 from mesh.catalog import Catalog, Instance
+from mesh.errors import DeadlineTooShort
 from mesh.lifecycle import run
 from mesh.pb import inference_pb2, inference_pb2_grpc, node_pb2, node_pb2_grpc
 from mesh.server import ServiceBinding, serve
@@ -22,6 +23,8 @@ class EchoServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request, context):  # noqa: N802
         delay_ms = request.parameters["delay_ms"].int64_param
         await asyncio.sleep(delay_ms / 1000)
+        if request.parameters["too_late"].bool_param:
+            raise DeadlineTooShort("no time")
         headers = dict(context.invocation_metadata())
         response = inference_pb2.ModelInferResponse(
             model_name=self.name,

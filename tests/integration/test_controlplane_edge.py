@@ -14,8 +14,6 @@ import httpx
 import pytest
 import pytest_asyncio
 import uvicorn
-from controlplane_rig import Rig, eventually, open_caller, open_rig
-from echo_node import bindings
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,6 +24,8 @@ from mesh.catalog import Instance
 from mesh.ports import free_ports
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
+from tests.integration.controlplane_rig import Rig, eventually, open_caller, open_rig
+from tests.integration.echo_node import bindings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

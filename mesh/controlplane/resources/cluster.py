@@ -143,15 +143,18 @@ def _health_check(**kind: Spec) -> Spec:
 
 
 def _outlier_detection() -> Spec:
+    """Ejects on what happens to the connection, not on what the node answers.
+
+    A node that dies resets its calls and refuses the next ones. A status is about the call: with
+    gRPC a missed deadline counts as 504, so a few callers in a hurry would eject healthy nodes.
+    """
     return {
-        "consecutive_gateway_failure": 2,
-        "enforcing_consecutive_gateway_failure": 100,
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": 2,
         "interval": "1s",
         "base_ejection_time": "2s",
         "max_ejection_percent": 80,
-        # A model that answers INTERNAL or UNIMPLEMENTED says so about the request, not the node.
+        "enforcing_consecutive_gateway_failure": 0,
         "enforcing_consecutive_5xx": 0,
         "enforcing_success_rate": 0,
         "enforcing_local_origin_success_rate": 0,
