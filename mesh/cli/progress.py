@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
@@ -13,12 +14,13 @@ from rich.status import Status
 from mesh.cli.output import print_line
 from mesh.local.event import CrashLooping, Ended, Event, Note, Ready, Started, Stopping
 
-SHORT_S = 1.0
+_NAMES_SHOWN = 4
 
 
 def report_json(event: Event) -> None:
     """Each event as a line of JSON."""
-    print_line({"event": type(event).__name__.lower(), **asdict(event)})
+    with suppress(OSError):  # whoever read has gone
+        print_line({"event": type(event).__name__.lower(), **asdict(event)})
 
 
 class ConsoleProgress:
@@ -43,13 +45,15 @@ class ConsoleProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._status.stop()
+        with suppress(OSError):
+            self._status.stop()
 
     def report(self, event: Event) -> None:
-        """Shows the event."""
-        self._track(event)
-        if line := render_event(event):
-            self._console.print(line, soft_wrap=True)
+        """Shows the event, unless nobody looks any more: a closed terminal stops no shutdown."""
+        with suppress(OSError):
+            self._track(event)
+            if line := render_event(event):
+                self._console.print(line, soft_wrap=True)
 
     def settle(self) -> None:
         """Nothing is awaited any more."""
@@ -64,7 +68,12 @@ class ConsoleProgress:
             case Note(text=text):
                 self._status.update(f"{escape(text)} …")
                 return
-        self._status.update(f"Waiting for {', '.join(self._waiting)} …" if self._waiting else "")
+        self._status.update(f"Waiting for {_enumerate(self._waiting)} …" if self._waiting else "")
+
+
+def _enumerate(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
 
 
 def render_event(event: Event) -> str | None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import IO
 
 LOG_KEPT_BYTES = 16 << 20
 """A log that is longer than this is set aside."""
@@ -53,7 +54,7 @@ def stop_order(children: Sequence[Child]) -> list[list[str]]:
 @asynccontextmanager
 async def running(child: Child, log_path: Path) -> AsyncIterator[Process]:
     """Runs the child in a process group of its own; it has ended when the block is left."""
-    with log_path.open("ab") as log:
+    with _open_log(log_path) as log:
         process = await asyncio.create_subprocess_exec(
             *leashed(child.argv),
             env=dict(child.env),
@@ -66,6 +67,11 @@ async def running(child: Child, log_path: Path) -> AsyncIterator[Process]:
         yield process
     finally:
         await _stop(process, child.stop_timeout_s)
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
 
 
 def leashed(argv: Sequence[str]) -> list[str]:

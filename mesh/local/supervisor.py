@@ -56,7 +56,7 @@ class Supervision:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process id of each child that runs now."""
+        """The process id of each child, of its latest life."""
         return {name: life.pid for name, life in self._lives.items() if life.pid is not None}
 
     async def wait_ready(self, *names: str, timeout_s: float) -> None:
@@ -140,7 +140,6 @@ class _Keeper:
                     returncode = await process.wait()
                     beside.cancel()
             finally:
-                life.pid = None
                 life.ready.clear()
             return returncode
 

@@ -36,7 +36,6 @@ def settings(tmp_path: Path) -> LocalSettings:
 
 def make_plan(settings: LocalSettings) -> Plan:
     tools = Tools(find_consul(), find_envoy())
-    (settings.state_dir / "logs").mkdir(exist_ok=True)
     return Plan(settings, tools, choose_addresses(settings), settings.state_dir)
 
 
