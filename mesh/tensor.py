@@ -53,6 +53,7 @@ class Tensor:
     raw: bytes
 
     def array(self) -> Array:
+        """The values, see `decode_raw`."""
         return decode_raw(self.datatype, self.shape, self.raw, field=self.name)
 
 
@@ -82,6 +83,7 @@ DATATYPES: Final = _datatype_table()
 
 
 def find_datatype(name: str, *, field: str) -> Datatype:
+    """The datatype of this name; refuses a name that the protocol does not have."""
     datatype = DATATYPES.get(name)
     if datatype is None:
         known = ", ".join(DATATYPES)
@@ -145,6 +147,7 @@ def float32_to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def bf16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Exact: every BF16 value is a float32 value."""
     return (bits.astype("<u4") << 16).view("<f4")
 
 
