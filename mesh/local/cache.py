@@ -6,7 +6,6 @@ made under a file lock and appears by a rename: a reader sees a whole entry or n
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -34,7 +33,9 @@ def obtain_once(entry: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _make_entry(entry: Path, make: Callable[[Path], None]) -> None:
-    staging = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
+    staging = entry.with_name(f".{entry.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)  # of somebody who was killed while making it
+    staging.mkdir()
     try:
         make(staging)
         staging.rename(entry)

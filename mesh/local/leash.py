@@ -23,7 +23,11 @@ def main() -> None:
         sys.exit("the parent is gone")  # it died before the tie was made
     # Python ignores SIGPIPE, and exec passes that on to programs that want to die of it.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    os.execvp(argv[0], argv)  # noqa: S606 - this is what the module is for
+    try:
+        os.execvp(argv[0], argv)  # noqa: S606 - this is what the module is for
+    except OSError as error:
+        sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
+        sys.exit(127)  # what a shell answers
 
 
 if __name__ == "__main__":
