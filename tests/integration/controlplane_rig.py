@@ -64,6 +64,11 @@ class Rig:
         process.kill()
         process.wait()
 
+    async def stop(self, name: str) -> int:
+        process = self.processes.pop(name)
+        process.terminate()
+        return await asyncio.to_thread(process.wait, 5)
+
     def start_controlplane(self, name: str = "controlplane", **env: str) -> None:
         otlp = {} if self.otlp is None else {"OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp}
         self.start(
