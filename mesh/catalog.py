@@ -8,9 +8,12 @@ the last value, so that nothing downstream changes while Consul is away.
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import aiohttp
@@ -50,6 +53,23 @@ class KvEntry:
     """A value of the key-value store, with the index that a check-and-set compares."""
 
     value: bytes
+    modify_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvPut:
+    """One change of a transaction: writes `key` if it is still at `modify_index` (0: is not)."""
+
+    key: str
+    value: bytes
+    modify_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvDelete:
+    """One change of a transaction: deletes `key` if it is still at `modify_index`."""
+
+    key: str
     modify_index: int
 
 
@@ -151,6 +171,12 @@ class Catalog:
         """Deletes `key` if it is there."""
         await _mapped(self._client.kv.delete(key))
 
+    async def transact(self, *changes: KvPut | KvDelete) -> bool:
+        """Makes all changes; or none, where a key is no longer at the index that it should be."""
+        operations = json.dumps([{"KV": _operation(change)} for change in changes])
+        call = self._client.http.put(_committed, "/v1/txn", data=operations)
+        return bool(await _mapped(call))
+
     @asynccontextmanager
     async def lock(self, key: str, owner: str) -> AsyncIterator[LockHeld]:
         """Waits until this process holds the lock at `key`; others see `owner` as its value.
@@ -235,6 +261,21 @@ def _instance(row: Mapping[str, Any]) -> Instance:
 
 def _entry(row: Mapping[str, Any]) -> KvEntry:
     return KvEntry(value=row["Value"] or b"", modify_index=row["ModifyIndex"])
+
+
+def _operation(change: KvPut | KvDelete) -> Mapping[str, Any]:
+    if isinstance(change, KvDelete):
+        return {"Verb": "delete-cas", "Key": change.key, "Index": change.modify_index}
+    value = base64.b64encode(change.value).decode()
+    return {"Verb": "cas", "Key": change.key, "Value": value, "Index": change.modify_index}
+
+
+def _committed(response: Any) -> bool:
+    if response.code == HTTPStatus.CONFLICT:
+        return False
+    if response.code != HTTPStatus.OK:
+        raise ConsulException(f"{response.code} {response.body}")
+    return True
 
 
 async def _mapped(call: Awaitable[T]) -> T:
