@@ -1,4 +1,4 @@
-"""The processes of a mesh: restarted when they crash, replaceable while serving, gone at the end."""
+"""The processes of a mesh: restarted when they crash, replaceable, gone at the end."""
 
 import os
 import signal
