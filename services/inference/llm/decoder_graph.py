@@ -19,7 +19,7 @@ import numpy as np
 from onnx import TensorProto
 
 from services.inference.llm.graph_writer import GraphWriter
-from services.inference.llm.quantization import BLOCK, quantize
+from services.inference.llm.quantization import BLOCK, stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from services.inference.llm.architecture import LlamaConfig
+    from services.inference.llm.quantization import BlockInt8
 
 Precision = Literal["int8", "fp32"]
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Part of the key of a cached graph: raise it with every change to what is built here."""
 
 _OPSETS = {"": 21, "com.microsoft": 1}
+_EMBEDDING = "token_embd.weight"
 _MS = "com.microsoft"
 # int8 activations per block of 32: a row's result does not depend on its neighbours in the batch.
 _INT8_COMPUTE = 4
@@ -44,6 +46,9 @@ class WeightSource(Protocol):
     def weight(self, name: str) -> NDArray[np.float32]:
         """A matrix `[out, in]`, or a vector."""
 
+    def weight_int8(self, name: str) -> BlockInt8:
+        """A matrix in int8 blocks."""
+
     def has_weight(self, name: str) -> bool:
         """Whether there is one of that name."""
 
@@ -51,16 +56,14 @@ class WeightSource(Protocol):
 class Lowering(Protocol):
     """How one target expresses the parts of a decoder layer."""
 
-    def embed(self, ids: str, table: NDArray[np.float32]) -> str:
+    def embed(self, ids: str) -> str:
         """Looks tokens up."""
 
-    def add_norm(
-        self, x: str, branch: str | None, name: str, scale: NDArray[np.float32]
-    ) -> tuple[str, str]:
+    def add_norm(self, x: str, branch: str | None, name: str) -> tuple[str, str]:
         """Adds the branch to the residual stream; returns its norm and the stream."""
 
-    def linear(self, x: str, name: str, weight: NDArray[np.float32]) -> str:
-        """Multiplies by a matrix `[out, in]`."""
+    def linear(self, x: str, *names: str) -> str:
+        """Multiplies by a matrix `[out, in]`, or by several one under the other."""
 
     def attention(self, qkv: str, layer: int) -> str:
         """Rotates, stores into the slots and attends, on packed queries, keys and values."""
@@ -71,7 +74,7 @@ class Lowering(Protocol):
     def last_token(self, x: str) -> str:
         """`[S, T, H]` to `[S, H]`."""
 
-    def head(self, x: str, weight: NDArray[np.float32] | None) -> None:
+    def head(self, x: str) -> None:
         """The logits; without a matrix of its own, by the embedding's table."""
 
 
@@ -86,38 +89,32 @@ def build_decoder_graph(
     """Writes the graph for ONNX Runtime into `folder`; returns its path."""
     writer = GraphWriter("decoder", folder)
     lowering = OrtLowering(writer, weights, config, context_tokens, precision)
-    _walk(lowering, weights, config)
+    _walk(lowering, config.layers)
     return writer.save(_OPSETS)
 
 
-def _walk(to: Lowering, weights: WeightSource, config: LlamaConfig) -> None:
-    stream = to.embed("input_ids", weights.weight("token_embd.weight"))
+def _walk(to: Lowering, layers: int) -> None:
+    stream = to.embed("input_ids")
     branch: str | None = None
-    for layer in range(config.layers):
-        normed, stream = to.add_norm(
-            stream, branch, f"l{layer}_attn_norm", weights.weight(f"blk.{layer}.attn_norm.weight")
-        )
-        branch = _attention(to, weights, layer, normed)
-        normed, stream = to.add_norm(
-            stream, branch, f"l{layer}_ffn_norm", weights.weight(f"blk.{layer}.ffn_norm.weight")
-        )
-        branch = _feed_forward(to, weights, layer, normed)
-    normed, _ = to.add_norm(stream, branch, "norm", weights.weight("output_norm.weight"))
-    own_head = weights.weight("output.weight") if not config.tied_embeddings else None
-    to.head(to.last_token(normed), own_head)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        normed, stream = to.add_norm(stream, branch, f"{block}.attn_norm.weight")
+        branch = _attention(to, block, layer, normed)
+        normed, stream = to.add_norm(stream, branch, f"{block}.ffn_norm.weight")
+        branch = _feed_forward(to, block, normed)
+    normed, _ = to.add_norm(stream, branch, "output_norm.weight")
+    to.head(to.last_token(normed))
 
 
-def _attention(to: Lowering, weights: WeightSource, layer: int, x: str) -> str:
-    packed = [weights.weight(f"blk.{layer}.attn_{part}.weight") for part in "qkv"]
-    attended = to.attention(to.linear(x, f"l{layer}_qkv", np.concatenate(packed)), layer)
-    return to.linear(attended, f"l{layer}_out", weights.weight(f"blk.{layer}.attn_output.weight"))
+def _attention(to: Lowering, block: str, layer: int, x: str) -> str:
+    packed = to.linear(x, *(f"{block}.attn_{part}.weight" for part in "qkv"))
+    return to.linear(to.attention(packed, layer), f"{block}.attn_output.weight")
 
 
-def _feed_forward(to: Lowering, weights: WeightSource, layer: int, x: str) -> str:
-    gate = to.linear(x, f"l{layer}_gate", weights.weight(f"blk.{layer}.ffn_gate.weight"))
-    up = to.linear(x, f"l{layer}_up", weights.weight(f"blk.{layer}.ffn_up.weight"))
-    down = weights.weight(f"blk.{layer}.ffn_down.weight")
-    return to.linear(to.gated(gate, up), f"l{layer}_down", down)
+def _feed_forward(to: Lowering, block: str, x: str) -> str:
+    gate = to.linear(x, f"{block}.ffn_gate.weight")
+    up = to.linear(x, f"{block}.ffn_up.weight")
+    return to.linear(to.gated(gate, up), f"{block}.ffn_down.weight")
 
 
 class OrtLowering:
@@ -132,11 +129,12 @@ class OrtLowering:
         precision: Precision,
     ) -> None:
         self._writer = writer
+        self._weights = weights
         self._config = config
         self._context = context_tokens
         self._precision = precision
         self._declare_inputs()
-        self._declare_rotary(weights)
+        self._declare_rotary()
 
     def _declare_inputs(self) -> None:
         write = self._writer
@@ -150,26 +148,28 @@ class OrtLowering:
         longest = write.node("ReduceMax", [end], keepdims=0)
         write.node("Cast", [longest], ["longest"], to=TensorProto.INT32)
 
-    def _declare_rotary(self, weights: WeightSource) -> None:
+    def _declare_rotary(self) -> None:
         pairs = np.arange(0, self._config.head_dim, 2) / self._config.head_dim
         frequencies = 1.0 / self._config.rope_theta**pairs
-        if weights.has_weight("rope_freqs.weight"):
-            frequencies = frequencies / weights.weight("rope_freqs.weight")
+        if self._weights.has_weight("rope_freqs.weight"):
+            frequencies = frequencies / self._weights.weight("rope_freqs.weight")
         angles = np.outer(np.arange(self._context), frequencies)
         self._writer.constant("cos", np.cos(angles).astype(np.float32))
         self._writer.constant("sin", np.sin(angles).astype(np.float32))
 
-    def embed(self, ids: str, table: NDArray[np.float32]) -> str:
+    def embed(self, ids: str) -> str:
         """Looks tokens up, in the same int8 table that the head multiplies by."""
         write = self._writer
         if self._precision == "fp32":
-            return write.node("Gather", [write.constant("embedding", table), ids])
-        matrix = quantize(table)
-        write.constant("embedding_codes", matrix.codes.reshape(table.shape))
-        write.constant("embedding_scales", matrix.scales)
+            table = self._weights.weight(_EMBEDDING)
+            return write.node("Gather", [write.constant(_EMBEDDING, table), ids])
+        matrix = self._weights.weight_int8(_EMBEDDING)
+        write.constant(_codes(_EMBEDDING), matrix.codes.reshape(matrix.shape))
+        write.constant(_scales(_EMBEDDING), matrix.scales)
+        write.constant(_zeros(_EMBEDDING), matrix.zeros)
         return write.node(
             "GatherBlockQuantized",
-            ["embedding_codes", ids, "embedding_scales"],
+            [_codes(_EMBEDDING), ids, _scales(_EMBEDDING), _zeros(_EMBEDDING)],
             domain=_MS,
             bits=8,
             block_size=BLOCK,
@@ -177,16 +177,14 @@ class OrtLowering:
             quantize_axis=1,
         )
 
-    def add_norm(
-        self, x: str, branch: str | None, name: str, scale: NDArray[np.float32]
-    ) -> tuple[str, str]:
+    def add_norm(self, x: str, branch: str | None, name: str) -> tuple[str, str]:
         """One fused operator from the second norm on."""
         write = self._writer
-        write.constant(name, scale)
+        write.constant(name, self._weights.weight(name))
         epsilon = self._config.rms_epsilon
         if branch is None:
             return write.node("SimplifiedLayerNormalization", [x, name], epsilon=epsilon), x
-        outputs = [f"{name}_y", "", "", f"{name}_stream"]
+        outputs = [f"{name}.normed", "", "", f"{name}.stream"]
         write.node(
             "SkipSimplifiedLayerNormalization",
             [x, branch, name],
@@ -196,19 +194,22 @@ class OrtLowering:
         )
         return outputs[0], outputs[3]
 
-    def linear(self, x: str, name: str, weight: NDArray[np.float32]) -> str:
+    def linear(self, x: str, *names: str) -> str:
         """MatMulNBits on int8 blocks, or a plain product."""
+        name = names[0]
         if self._precision == "fp32":
+            weight = np.concatenate([self._weights.weight(part) for part in names])
             return self._writer.node("MatMul", [x, self._writer.constant(name, weight.T)])
-        matrix = quantize(weight)
-        self._writer.constant(f"{name}_codes", matrix.codes)
-        self._writer.constant(f"{name}_scales", matrix.scales)
-        return self._matmul_int8(x, name, weight.shape[0], weight.shape[1])
+        matrix = stack([self._weights.weight_int8(part) for part in names])
+        self._writer.constant(_codes(name), matrix.codes)
+        self._writer.constant(_scales(name), matrix.scales)
+        self._writer.constant(_zeros(name), matrix.zeros)
+        return self._matmul_int8(x, name, *matrix.shape)
 
     def _matmul_int8(self, x: str, name: str, rows: int, columns: int) -> str:
         return self._writer.node(
             "MatMulNBits",
-            [x, f"{name}_codes", f"{name}_scales"],
+            [x, _codes(name), _scales(name), _zeros(name)],
             domain=_MS,
             N=rows,
             K=columns,
@@ -245,18 +246,31 @@ class OrtLowering:
         last = self._writer.constant("last", np.array(-1, np.int64))
         return self._writer.node("Gather", [x, last], axis=1)
 
-    def head(self, x: str, weight: NDArray[np.float32] | None) -> None:
+    def head(self, x: str) -> None:
         """Ties to the embedding by mapping the same bytes of the data file."""
         config, write = self._config, self._writer
-        if weight is not None:
-            logits = self.linear(x, "head", weight)
+        if not config.tied_embeddings:
+            logits = self.linear(x, "output.weight")
         elif self._precision == "fp32":
-            transposed = write.node("Transpose", ["embedding"], perm=[1, 0])
+            transposed = write.node("Transpose", [_EMBEDDING], perm=[1, 0])
             logits = write.node("MatMul", [x, transposed])
         else:
             shape = [config.vocabulary, config.hidden // BLOCK, BLOCK]
-            write.view("head_codes", "embedding_codes", shape)
-            write.view("head_scales", "embedding_scales", shape[:2])
+            write.view(_codes("head"), _codes(_EMBEDDING), shape)
+            write.view(_scales("head"), _scales(_EMBEDDING), shape[:2])
+            write.view(_zeros("head"), _zeros(_EMBEDDING), shape[:2])
             logits = self._matmul_int8(x, "head", config.vocabulary, config.hidden)
         write.node("Identity", [logits], ["logits"])
         write.output("logits", TensorProto.FLOAT, ["S", config.vocabulary])
+
+
+def _codes(name: str) -> str:
+    return f"{name}.codes"
+
+
+def _scales(name: str) -> str:
+    return f"{name}.scales"
+
+
+def _zeros(name: str) -> str:
+    return f"{name}.zeros"

@@ -16,6 +16,7 @@ import numpy as np
 
 from mesh.errors import FailedPrecondition
 from services.inference.llm.architecture import LlamaConfig, SamplingDefaults, TextRules
+from services.inference.llm.quantization import BlockInt8, from_q4_1, from_q8_0, quantize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,9 +51,19 @@ class GgufModel:
         shape = tuple(int(n) for n in reversed(tensor.shape))
         values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
         if name.endswith(_ROTATED):
-            heads = self.config.heads if "attn_q" in name else self.config.kv_heads
-            values = _unpermute(values, heads)
+            values = values[self._rotary_order(name, shape[0])]
         return np.ascontiguousarray(values, dtype=np.float32)
+
+    def weight_int8(self, name: str) -> BlockInt8:
+        """A matrix in int8 blocks, as close to the file's own blocks as can be."""
+        tensor = self._tensors[name]
+        convert = _BLOCK_FORMATS.get(tensor.tensor_type)
+        if convert is None:
+            return quantize(self.weight(name))
+        matrix = convert(tensor.data)
+        if name.endswith(_ROTATED):
+            return matrix.rows(self._rotary_order(name, matrix.shape[0]))
+        return matrix
 
     def has_weight(self, name: str) -> bool:
         """Whether the file holds this tensor."""
@@ -111,6 +122,11 @@ class GgufModel:
             ),
         )
 
+    def _rotary_order(self, name: str, rows: int) -> NDArray[np.int64]:
+        """Where each row comes from: GGUF's interleaved rotary pairs become halves."""
+        heads = self.config.heads if "attn_q" in name else self.config.kv_heads
+        return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(rows)
+
     def _required(self, key: str) -> Any:
         value = self.field(f"{ARCHITECTURE}.{key}")
         if value is None:
@@ -118,7 +134,7 @@ class GgufModel:
         return value
 
 
-def _unpermute(rows: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Turns GGUF's interleaved rotary pairs back into halves."""
-    count, columns = rows.shape
-    return rows.reshape(heads, count // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows.shape)
+_BLOCK_FORMATS = {
+    gguf.GGMLQuantizationType.Q8_0: from_q8_0,
+    gguf.GGMLQuantizationType.Q4_1: from_q4_1,
+}

@@ -1,0 +1,239 @@
+"""The step planner, alone and driven through random lives of many sequences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.inference.llm.plan import (
+    SMALLEST_COPY,
+    Admit,
+    Exchange,
+    Phase,
+    Prefill,
+    Slot,
+    State,
+    Step,
+    Waiting,
+    plan,
+)
+
+
+def prompt(length: int, first: int = 0) -> tuple[int, ...]:
+    return tuple(range(first, first + length))
+
+
+def state(slots: list[Slot], *waiting: tuple[int, ...], chunk: int = 128) -> State:
+    queue = tuple(Waiting(100 + i, tokens) for i, tokens in enumerate(waiting))
+    return State(tuple(slots), queue, chunk, step=9)
+
+
+def running(sequence: int, tokens: tuple[int, ...], held: int | None = None) -> Slot:
+    return Slot(Phase.DECODE, sequence, tokens, len(tokens) + 3 if held is None else held)
+
+
+def warm(tokens: tuple[int, ...], last_used: int = 0) -> Slot:
+    return Slot(prompt=tokens, held=len(tokens), last_used=last_used)
+
+
+def admission(step: Step) -> Admit:
+    return next(action for action in step.actions if isinstance(action, Admit))
+
+
+def test_nothing_to_do_is_idle() -> None:
+    assert plan(state([Slot()] * 4)).is_idle
+
+
+def test_a_short_prompt_is_admitted_and_prefilled_in_one_step() -> None:
+    step = plan(state([Slot()] * 2, prompt(20)))
+    assert step.actions == (
+        Admit(100, 0, reused=0, source=0, copied=0),
+        Prefill(0, 0, 20, is_last=True),
+    )
+    assert step.decode == ()
+    assert step.slots[0].phase is Phase.DECODE
+
+
+def test_a_long_prompt_takes_a_chunk_per_step_while_others_decode() -> None:
+    slots = [running(1, prompt(5)), Slot()]
+    step = plan(state(slots, prompt(300), chunk=128))
+    assert step.actions[-1] == Prefill(1, 0, 128, is_last=False)
+    assert step.decode == (0,)
+    step = plan(State(step.slots, (), 128, 10))
+    assert step.actions == (Prefill(1, 128, 256, is_last=False),)
+    assert step.decode == (0,)
+
+
+def test_short_prompts_share_a_chunk_and_a_long_one_waits() -> None:
+    step = plan(state([Slot()] * 4, prompt(50), prompt(60, 500), prompt(70, 900)))
+    chunks = [(a.slot, a.end) for a in step.actions if isinstance(a, Prefill)]
+    assert chunks == [(0, 50), (1, 60)]
+
+
+def test_no_chunk_leaves_a_single_token() -> None:
+    step = plan(state([Slot()], prompt(129), chunk=128))
+    assert step.actions[-1] == Prefill(0, 0, 127, is_last=False)
+
+
+def test_a_running_sequence_moves_down_into_a_hole() -> None:
+    slots = [running(1, prompt(5)), Slot(), running(3, prompt(9), held=12)]
+    step = plan(state(slots))
+    assert step.actions == (Exchange(low=1, high=2, held=12, kept=0),)
+    assert step.decode == (0, 1)
+    assert step.slots[2] == Slot()
+
+
+def test_what_a_hole_still_holds_moves_up() -> None:
+    slots = [warm(prompt(40)), running(3, prompt(9, 70), held=12)]
+    step = plan(state(slots))
+    assert step.actions == (Exchange(low=0, high=1, held=12, kept=40),)
+    assert step.slots[1] == slots[0]
+
+
+def test_a_prompt_goes_on_in_the_slot_that_it_continues() -> None:
+    slots = [Slot(), warm(prompt(80), last_used=1), warm(prompt(90, 500), last_used=8)]
+    step = plan(state(slots, prompt(100)))
+    assert admission(step) == Admit(100, 1, reused=80, source=1, copied=0)
+    assert step.actions[-1] == Prefill(1, 80, 100, is_last=True)
+
+
+def test_the_same_prompt_again_leaves_two_tokens_to_run() -> None:
+    step = plan(state([warm(prompt(80))], prompt(80)))
+    assert admission(step).reused == 78
+
+
+def test_a_shared_beginning_is_copied_from_a_running_sequence() -> None:
+    shared = prompt(SMALLEST_COPY)
+    slots = [running(1, shared + prompt(9, 700)), Slot()]
+    step = plan(state(slots, shared + prompt(30, 300)))
+    assert admission(step) == Admit(100, 1, SMALLEST_COPY, source=0, copied=SMALLEST_COPY)
+
+
+def test_a_long_conversation_is_not_given_up_for_a_short_shared_beginning() -> None:
+    shared = prompt(20)
+    slots = [warm(shared + prompt(400, 500)), Slot()]
+    step = plan(state(slots, shared + prompt(30, 2000)))
+    assert admission(step) == Admit(100, 1, reused=20, source=0, copied=20)
+
+
+def test_cold_slots_are_taken_first_then_the_longest_unused() -> None:
+    slots = [warm(prompt(9, 100), 5), warm(prompt(9, 200), 3), Slot()]
+    assert admission(plan(state(slots, prompt(8)))).slot == 2
+    assert admission(plan(state(slots[:2], prompt(8)))).slot == 1
+
+
+def test_what_decode_wrote_is_not_reused() -> None:
+    slot = running(1, prompt(30), held=50).released(step=4)
+    assert slot == Slot(prompt=prompt(30), held=30, last_used=4)
+    assert running(1, prompt(1), held=9).released(step=4).reusable == 0
+
+
+# A whole life: sequences arrive, run for a while, leave or are cancelled.
+
+arrival = st.tuples(
+    st.integers(0, 6),  # steps until it arrives
+    st.integers(1, 60),  # own prompt length
+    st.integers(0, 40),  # of which this much is the shared beginning
+    st.integers(1, 12),  # tokens to generate
+    st.booleans(),  # cancelled half-way
+)
+
+
+class Life:
+    """Carries steps out on a model of the slots: each position holds the token written there."""
+
+    def __init__(self, size: int, chunk: int) -> None:
+        self.slots = (Slot(),) * size
+        self.memory: list[dict[int, int]] = [{} for _ in range(size)]
+        self.chunk = chunk
+        self.queue: list[Waiting] = []
+        self.left: dict[int, int] = {}
+        self.order: list[int] = []
+        self.steps = 0
+
+    def step(self) -> Step:
+        self.steps += 1
+        before = self.slots
+        step = plan(State(self.slots, tuple(self.queue), self.chunk, self.steps))
+        self.slots = step.slots
+        spent = 0
+        for action in step.actions:
+            match action:
+                case Exchange(low, high, held, kept):
+                    down = {p: self.memory[high][p] for p in range(held)}
+                    up = {p: self.memory[low][p] for p in range(kept)}
+                    self.memory[low], self.memory[high] = down, up
+                case Admit(sequence, slot, reused, source, copied):
+                    assert sequence == self.queue.pop(0).sequence
+                    self.order.append(sequence)
+                    # Nobody's slot, except as the exchanges of this step have moved it.
+                    assert self.slots[slot].sequence == sequence
+                    if copied:
+                        assert copied == reused
+                        self.memory[slot] = {p: self.memory[source][p] for p in range(copied)}
+                case Prefill(slot, start, end, is_last):
+                    tokens = self.slots[slot].prompt
+                    assert end - start >= 2 or len(tokens) == 1
+                    assert is_last == (end == len(tokens))
+                    assert all(self.memory[slot][p] == tokens[p] for p in range(start))
+                    self.memory[slot] |= {p: tokens[p] for p in range(start, end)}
+                    spent += end - start
+        assert spent <= max(self.chunk, 3)
+        assert sum(slot.phase is Phase.DECODE for slot in before) == len(step.decode)
+        self._decode(step)
+        return step
+
+    def _decode(self, step: Step) -> None:
+        for row in range(step.rows):
+            slot = self.slots[row]
+            # A row that only fills the gap writes behind what its slot holds, never into it.
+            assert slot.phase is not Phase.FREE
+            self.memory[row][slot.held] = -1
+        for row in step.decode:
+            self._advance(row)
+
+    def _advance(self, row: int) -> None:
+        slot = replace(self.slots[row], held=self.slots[row].held + 1)
+        assert slot.sequence is not None
+        self.left[slot.sequence] -= 1
+        done = self.left[slot.sequence] <= 0
+        self.replace(row, slot.released(self.steps) if done else slot)
+
+    def replace(self, row: int, slot: Slot) -> None:
+        self.slots = (*self.slots[:row], slot, *self.slots[row + 1 :])
+
+    def cancel(self, sequence: int) -> None:
+        self.queue = [waiting for waiting in self.queue if waiting.sequence != sequence]
+        for row, slot in enumerate(self.slots):
+            if slot.sequence == sequence:
+                self.replace(row, slot.released(self.steps))
+
+
+@settings(deadline=None)
+@given(st.lists(arrival, min_size=1, max_size=14), st.integers(1, 5), st.integers(1, 40))
+def test_lives_of_sequences(
+    arrivals: list[tuple[int, int, int, int, bool]], size: int, chunk: int
+) -> None:
+    life = Life(size, chunk)
+    cancelled: dict[int, int] = {}
+    for number, (gap, own, shared, tokens, is_cancelled) in enumerate(arrivals):
+        for _ in range(gap):
+            life.step()
+        life.queue.append(Waiting(number, prompt(shared) + prompt(own, 1000 * (number + 1))))
+        life.left[number] = tokens
+        if is_cancelled:
+            cancelled[number] = life.steps + tokens // 2 + 1
+        for late in [n for n, at in cancelled.items() if at <= life.steps]:
+            life.cancel(late)
+    for _ in range(3000):
+        if life.step().is_idle:
+            break
+    # Everything ran to its end, first come first served.
+    assert plan(State(life.slots, tuple(life.queue), chunk, 0)).is_idle
+    assert life.queue == []
+    assert life.order == sorted(life.order)
+    assert all(slot.phase is Phase.FREE for slot in life.slots)
+    expected = [n for n in range(len(arrivals)) if n not in cancelled]
+    assert all(life.left[n] == 0 for n in expected)

@@ -1,0 +1,152 @@
+"""The choice of a token: exact where it can be, in proportion where it must be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from services.inference.llm.sampling import (
+    History,
+    Sampling,
+    choose,
+    logprob_of,
+    penalize,
+    uniform,
+)
+
+PINNED = [0.8720734548204873, 0.0828426870273763, 0.014107696329258346]
+
+logits = arrays(np.float32, st.integers(2, 700), elements=st.floats(-30, 30, width=32))
+
+
+def sampling(**fields: float) -> Sampling:
+    plain = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "seed": 0,
+    }
+    return Sampling(**{**plain, **fields})  # type: ignore[arg-type]
+
+
+def draw(values: np.ndarray, how: Sampling, position: int = 0) -> int:
+    return choose(values, how, History.of(()), position)
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    weights: np.ndarray = np.exp(values.astype(np.float64) - values.max())
+    weights /= weights.sum()
+    return weights
+
+
+def nucleus(probabilities: np.ndarray, how: Sampling) -> set[int]:
+    """The definition, written for clarity."""
+    order = sorted(range(len(probabilities)), key=lambda i: (-probabilities[i], i))
+    if how.top_k:
+        order = order[: how.top_k]
+    total = sum(probabilities[i] for i in order)
+    kept, mass = [], 0.0
+    for i in order:
+        kept.append(i)
+        mass += probabilities[i]
+        if mass >= how.top_p * total:
+            break
+    return {i for i in kept if probabilities[i] >= how.min_p * probabilities[order[0]]}
+
+
+@given(logits, st.integers(0, 2**64 - 1))
+def test_zero_temperature_takes_the_likeliest(values: np.ndarray, seed: int) -> None:
+    assert draw(values, sampling(temperature=0, seed=seed)) == values.argmax()
+
+
+@given(
+    logits,
+    st.builds(
+        sampling,
+        temperature=st.floats(0.1, 2),
+        top_k=st.sampled_from([0, 1, 5, 40]),
+        top_p=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+        min_p=st.sampled_from([0.0, 0.05, 1.0]),
+        seed=st.integers(0, 2**64 - 1),
+    ),
+)
+def test_a_drawn_token_is_one_that_the_filters_leave(values: np.ndarray, how: Sampling) -> None:
+    token = draw(values, how)
+    probabilities = softmax(values / np.float32(how.temperature))
+    # A hair wider than the definition: float32 weights against float64.
+    wider = replace(how, top_p=min(1.0, how.top_p + 1e-5), min_p=how.min_p * (1 - 1e-5))
+    least = min(probabilities[list(nucleus(probabilities, wider))])
+    assert probabilities[token] >= least * (1 - 1e-5)
+    assert probabilities[token] > 0
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"top_k": 3}, {"top_p": 0.8}, {"min_p": 0.3}, {"temperature": 0.5}]
+)
+def test_tokens_come_in_proportion(fields: dict[str, float]) -> None:
+    values = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
+    how = sampling(seed=1, **fields)
+    drawn = np.bincount([draw(values, how, i) for i in range(4000)], minlength=5) / 4000
+    probabilities = softmax(values / np.float32(how.temperature))
+    kept = nucleus(probabilities, how)
+    expected = np.array([p if i in kept else 0 for i, p in enumerate(probabilities)])
+    assert np.abs(drawn - expected / expected.sum()).max() < 0.03
+
+
+@given(logits, st.integers(0, 2**64 - 1), st.integers(0, 10_000))
+def test_seed_and_position_decide_alone(values: np.ndarray, seed: int, position: int) -> None:
+    how = sampling(seed=seed)
+    assert draw(values, how, position) == draw(values.copy(), how, position)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 10_000))
+def test_the_random_number_lies_in_the_unit_interval(seed: int, position: int) -> None:
+    assert 0 <= uniform(seed, position) < 1
+    assert uniform(seed, position) != uniform(seed, position + 1)
+
+
+def test_the_random_numbers_never_change() -> None:
+    # An answer that moves to a node of another release must go on the same.
+    assert [uniform(7, position) for position in range(3)] == PINNED
+
+
+def test_repetition_weighs_prompt_and_answer() -> None:
+    history = History.of((0, 1))
+    history.add(2)
+    values = np.array([2.0, -2.0, 4.0, 4.0], np.float32)
+    out = penalize(values, sampling(repetition_penalty=2.0), history)
+    assert out.tolist() == [1.0, -4.0, 2.0, 4.0]
+    assert values.tolist() == [2.0, -2.0, 4.0, 4.0]
+
+
+def test_presence_and_frequency_weigh_the_answer_only() -> None:
+    history = History.of((0,))
+    for token in (1, 2, 2):
+        history.add(token)
+    how = sampling(presence_penalty=0.5, frequency_penalty=0.25)
+    out = penalize(np.zeros(4, np.float32), how, history)
+    assert out.tolist() == [0.0, -0.75, -1.0, 0.0]
+
+
+@given(logits, st.integers(0, 20), st.integers(0, 699))
+def test_log_probabilities_are_those_of_the_model(
+    values: np.ndarray, alternatives: int, token: int
+) -> None:
+    token %= len(values)
+    alternatives = min(alternatives, len(values) - 1)
+    expected = np.log(softmax(values))
+    entry = logprob_of(values, token, alternatives)
+    assert math.isclose(entry.logprob, expected[token], abs_tol=1e-4)
+    assert len(entry.top) == alternatives
+    best = np.sort(expected)[::-1][:alternatives]
+    assert np.allclose([logprob for _, logprob in entry.top], best, atol=1e-4)
