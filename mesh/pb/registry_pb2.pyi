@@ -152,16 +152,18 @@ class SetDeploymentRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., replicas: _Optional[int] = ...) -> None: ...
 
 class Deployment(_message.Message):
-    __slots__ = ("model", "targets", "replicas", "revision")
+    __slots__ = ("model", "targets", "replicas", "revision", "published")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     model: str
     targets: _containers.RepeatedCompositeFieldContainer[Target]
     replicas: int
     revision: int
-    def __init__(self, model: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., replicas: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    published: bool
+    def __init__(self, model: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., replicas: _Optional[int] = ..., revision: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
 
 class GetDeploymentRequest(_message.Message):
     __slots__ = ("model",)
