@@ -30,12 +30,15 @@ ABSENT = ""
 CLUSTER, ENDPOINT, LISTENER, ROUTE = ResourceType
 
 _CHANGES_AFTER: Mapping[ResourceType, tuple[ResourceType, ...]] = {
+    CLUSTER: (),
+    ENDPOINT: (),
     LISTENER: (CLUSTER,),
     ROUTE: (CLUSTER,),
 }
 _REMOVALS_AFTER: Mapping[ResourceType, tuple[ResourceType, ...]] = {
     CLUSTER: (LISTENER, ROUTE),
     ENDPOINT: (CLUSTER,),
+    LISTENER: (),
     ROUTE: (LISTENER,),
 }
 _ASKS_FOR_ALL = (CLUSTER, LISTENER)
@@ -129,6 +132,7 @@ class _Subscription:
         return None if error is None else Rejection(self.kind, names, error)
 
     def _forget(self, removed: tuple[str, ...]) -> None:
+        self.suspects.difference_update(removed)
         for name in removed:
             self.held.pop(name, None)
             if name in self.names and name not in self.again:
@@ -158,12 +162,14 @@ class _Subscription:
             if found[name].version not in (self.held.get(name), self.refused.get(name))
         ]
 
-    def removals(self, snapshot: Snapshot) -> list[str]:
-        """What the client has, or waits for, and does not exist."""
-        there = snapshot.of(self.kind)
+    def removals(self, snapshot: Snapshot) -> set[str]:
+        """What the client has, or may have, and should not have any more."""
         had = {name for name, version in self.held.items() if version != ABSENT}
-        awaited = {name for name in self.names if name not in self.held}
-        return sorted((had | awaited) - there.keys())
+        return (had | self.suspects) - snapshot.of(self.kind).keys()
+
+    def absences(self, snapshot: Snapshot) -> set[str]:
+        """What the client waits for in vain: it should be told at once."""
+        return self.names - self.held.keys() - snapshot.of(self.kind).keys()
 
     def refusals(self, snapshot: Snapshot) -> Iterator[str]:
         """The resources that the client refused as they are now."""
@@ -173,16 +179,15 @@ class _Subscription:
 
     def is_settled(self, snapshot: Snapshot) -> bool:
         """Whether the client has everything of this kind that it lacked (removals aside)."""
-        return (
-            self.in_flight is None
-            and not self.changes(snapshot)
-            and not any(self.refusals(snapshot))
-        )
+        return not self.is_on_its_way(snapshot) and not any(self.refusals(snapshot))
 
-    def lets_users_go(self, snapshot: Snapshot) -> bool:
-        """Whether what names resources of this kind may be sent."""
-        missing = any(name not in self.held for name in self.refusals(snapshot))
-        return self.in_flight is None and not self.changes(snapshot) and not missing
+    def is_on_its_way(self, snapshot: Snapshot) -> bool:
+        """Whether something that the client lacks is being sent, or about to be."""
+        return self.in_flight is not None or bool(self.changes(snapshot))
+
+    def lacks_refused(self, snapshot: Snapshot) -> bool:
+        """Whether the client refused something of which it has no older version either."""
+        return any(name not in self.held for name in self.refusals(snapshot))
 
 
 class DeltaStream:
@@ -238,11 +243,11 @@ class DeltaStream:
         if subscription is None or subscription.in_flight is not None:
             return None
         resources = self._changes(subscription, snapshot)
-        removed = self._removals(subscription, snapshot)
+        removed = self._removals(subscription, snapshot) | subscription.absences(snapshot)
         if not resources and not removed and subscription.greeted:
             return None
         self._last_nonce += 1
-        response = Response(kind, str(self._last_nonce), tuple(resources), tuple(removed))
+        response = Response(kind, str(self._last_nonce), tuple(resources), tuple(sorted(removed)))
         subscription.in_flight = response
         subscription.greeted = True
         if kind is CLUSTER:
@@ -250,20 +255,22 @@ class DeltaStream:
         return response
 
     def _changes(self, subscription: _Subscription, snapshot: Snapshot) -> list[Resource]:
+        before = [self._subscriptions.get(kind) for kind in _CHANGES_AFTER[subscription.kind]]
+        if any(each is not None and each.is_on_its_way(snapshot) for each in before):
+            return []
         changes = subscription.changes(snapshot)
-        before = map(self._subscriptions.get, _CHANGES_AFTER.get(subscription.kind, ()))
-        if any(each is not None and not each.lets_users_go(snapshot) for each in before):
-            # A client that has nothing yet is better off with what there is.
+        if any(each is not None and each.lacks_refused(snapshot) for each in before):
+            # Only a client that has nothing to fall back on gets what may lead nowhere.
             changes = [each for each in changes if each.name not in subscription.held]
         suspects = [each for each in changes if each.name in subscription.suspects]
         return suspects[:1] or changes
 
-    def _removals(self, subscription: _Subscription, snapshot: Snapshot) -> list[str]:
-        before = map(self._subscriptions.get, _REMOVALS_AFTER.get(subscription.kind, ()))
+    def _removals(self, subscription: _Subscription, snapshot: Snapshot) -> set[str]:
+        before = map(self._subscriptions.get, _REMOVALS_AFTER[subscription.kind])
         if any(each is not None and not each.is_settled(snapshot) for each in before):
-            return []
+            return set()
         if subscription.kind is ENDPOINT and self._is_removing_clusters(snapshot):
-            return []
+            return set()
         return subscription.removals(snapshot)
 
     def _is_removing_clusters(self, snapshot: Snapshot) -> bool:
