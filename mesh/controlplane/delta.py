@@ -26,6 +26,8 @@ from mesh.controlplane.snapshot import Resource, ResourceType, Snapshot
 WILDCARD = "*"
 ABSENT = ""
 """The version of a resource that the client has been told does not exist."""
+UNKNOWN = "?"
+"""The version of a resource that the client has in one version or another."""
 
 CLUSTER, ENDPOINT, LISTENER, ROUTE = ResourceType
 
@@ -150,7 +152,10 @@ class _Subscription:
             self.suspects.discard(resources[0].name)
             self.refused[resources[0].name] = resources[0].version
         else:
-            self.suspects.update(each.name for each in resources)
+            names = {each.name for each in resources}
+            self.suspects |= names
+            # It has either what it had or what was sent now.
+            self.held.update(dict.fromkeys(names & self.held.keys(), UNKNOWN))
 
     def changes(self, snapshot: Snapshot) -> list[Resource]:
         """What the client lacks and has not refused."""
