@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.integration.consul_rig import open_consul
 
 from mesh.catalog import Catalog, KvDelete, KvPut
+from tests.integration.consul_rig import open_consul
 
 
 @pytest.fixture

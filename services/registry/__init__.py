@@ -1,0 +1,1 @@
+"""The model registry: what may be served, and what should be."""

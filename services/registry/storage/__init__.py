@@ -1,0 +1,1 @@
+"""The registry's database; the only part that knows SQLAlchemy and Alembic."""
