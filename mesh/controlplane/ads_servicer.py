@@ -11,9 +11,10 @@ from typing import Any
 import grpc
 
 from mesh.controlplane.cache import SnapshotCache
-from mesh.controlplane.delta import DeltaStream, Response
+from mesh.controlplane.delta import DeltaStream
 from mesh.controlplane.fleet import Fleet, Member
 from mesh.controlplane.snapshot import Snapshot
+from mesh.controlplane.subscription import Response
 from mesh.controlplane.wire import METHOD, SERVICE, parse_request, read_request, write_response
 from mesh.logs import get_logger
 from mesh.server import ServiceBinding

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mesh.controlplane.delta import Rejection
 from mesh.controlplane.metrics import ControlplaneMetrics
+from mesh.controlplane.subscription import Rejection
 from mesh.logs import get_logger
 
 _log = get_logger(__name__)

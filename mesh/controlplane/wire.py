@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mesh.controlplane.delta import Request, Response
 from mesh.controlplane.snapshot import ResourceType
+from mesh.controlplane.subscription import Request, Response
 from mesh.controlplane.xds.messages import message_class
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.controlplane.delta import DeltaStream, Request, Response
+from mesh.controlplane.delta import DeltaStream
 from mesh.controlplane.snapshot import Resource, ResourceType, Snapshot
+from mesh.controlplane.subscription import Request, Response
 
 CLUSTER, ENDPOINT, LISTENER, ROUTE = ResourceType
 
