@@ -1,0 +1,1 @@
+"""The config service: settings that change a running mesh."""
