@@ -20,14 +20,29 @@ from mesh.local.probe import Probe, catalog_probe, grpc_probe, http_probe
 from mesh.local.settings import LocalSettings
 from mesh.local.toolchain import Tools
 
-INHERITED = frozenset(
+OF_THIS_MESH = frozenset(
     {
-        "RINGMESH_DATABASE_URL",
-        "RINGMESH_GRPC_SERVER",
-        "RINGMESH_STORE_URL",
+        "CONSUL_HTTP_ADDR",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "RINGMESH_CONSUL_ADDRESS",
+        "RINGMESH_CONSUL_PORT",
+        "RINGMESH_CONTROLPLANE_ID",
+        "RINGMESH_CONTROLPLANE_LISTEN",
+        "RINGMESH_EDGE",
+        "RINGMESH_EDGE_ADDRESS",
+        "RINGMESH_EDGE_PORT",
+        "RINGMESH_ENVOY_ADMIN_PORT",
+        "RINGMESH_HTTP_LISTEN",
+        "RINGMESH_LISTEN",
+        "RINGMESH_MESH_ADDRESS",
+        "RINGMESH_NODES",
+        "RINGMESH_NODE_ID",
+        "RINGMESH_START_TIMEOUT_S",
     }
 )
-"""Settings of services that are handed on; no other RINGMESH_* variable of the user is."""
+"""What says who a process is and where: decided here for each child, never inherited. Everything
+else that the user sets (limits, stores, threads) is for the services and handed on."""
 
 _STOP_MARGIN_S = 3.0
 
@@ -59,7 +74,7 @@ class Plan:
 
 def make_env(plan: Plan, inherited: Mapping[str, str], **own: str) -> dict[str, str]:
     """A child's environment: the user's, but with no setting of another process's in it."""
-    kept = {k: v for k, v in inherited.items() if not _is_ours(k) or k in INHERITED}
+    kept = {key: value for key, value in inherited.items() if key not in OF_THIS_MESH}
     return {
         **kept,
         "RINGMESH_STATE_DIR": str(plan.state_dir),
@@ -167,11 +182,3 @@ def _service(plan: Plan, name: str, module: str, stage: Stage, probe: Probe, **o
         after=() if plan.tools.consul is None else ("consul",),
         stop_timeout_s=plan.settings.drain_timeout_s + _STOP_MARGIN_S,
     )
-
-
-def _is_ours(variable: str) -> bool:
-    return variable.startswith("RINGMESH_") or variable in {
-        "CONSUL_HTTP_ADDR",
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    }
