@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Candidates this much less likely than the likeliest are looked at only if the others do not do.
-_LIKELY = 1e-4
+# How likely, against the likeliest token, one must be to be looked at; less only if that is needed.
+_THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 _BLOCK = 256
 
 
@@ -79,11 +79,19 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, history: History, po
         logits = penalize(logits, sampling, history)
     if sampling.is_greedy:
         return int(logits.argmax())
-    weights = np.exp((logits - logits.max()) / np.float32(sampling.temperature))
+    weights = _weights(logits, sampling.temperature)
     tokens = _nucleus(weights, sampling)
     if tokens is None:
         return _pick(weights, uniform(sampling.seed, position))
     return int(tokens[_pick(weights[tokens], uniform(sampling.seed, position))])
+
+
+def _weights(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """How likely each token is, relative to the likeliest, whose weight is 1."""
+    weights: NDArray[np.float32] = logits - logits.max()
+    weights *= np.float32(1 / temperature)
+    np.exp(weights, out=weights)
+    return weights
 
 
 def penalize(
@@ -109,45 +117,48 @@ def uniform(seed: int, position: int) -> float:
 
 
 def _nucleus(weights: NDArray[np.float32], sampling: Sampling) -> NDArray[np.int64] | None:
-    """The tokens that top-k, top-p and min-p leave, likeliest first; None: all of them.
-
-    `weights` are relative to the likeliest token, whose weight is 1.
-    """
+    """The tokens that top-k, top-p and min-p leave, equals of the last one too; None: all."""
     if sampling.top_k == 0 and sampling.top_p >= 1:
         return np.flatnonzero(weights >= sampling.min_p) if sampling.min_p > 0 else None
-    for threshold in (_LIKELY, 0.0):
+    total = 0.0 if sampling.top_k else float(weights.sum())
+    tokens = _candidates(weights, sampling, total)
+    candidates = weights[tokens]
+    # Sorting the values alone is several times as fast as sorting the tokens by them.
+    values = np.sort(candidates)[::-1][: sampling.top_k or None]
+    if sampling.top_p < 1:
+        mass = np.cumsum(values, dtype=np.float64)
+        # Without top-k the goal is a share of the whole vocabulary; with it, of the k likeliest.
+        goal = sampling.top_p * (total or mass[-1])
+        values = values[: int(np.searchsorted(mass, goal)) + 1]
+    kept: NDArray[np.int64] = tokens[candidates >= max(values[-1], sampling.min_p)]
+    return kept
+
+
+def _candidates(
+    weights: NDArray[np.float32], sampling: Sampling, total: float
+) -> NDArray[np.int64]:
+    """Few tokens among which all of the nucleus is: sorting a whole vocabulary would be slow."""
+    for threshold in _THRESHOLDS:
         tokens = np.flatnonzero(weights >= threshold)
-        tokens = tokens[np.argsort(-weights[tokens], kind="stable")]
-        kept = _keep(weights, tokens, sampling)
-        # All of the candidates kept: there may be more below the threshold.
-        if kept < len(tokens) or threshold == 0:
-            tokens = tokens[:kept]
-            break
-    return tokens[weights[tokens] >= sampling.min_p]
-
-
-def _keep(weights: NDArray[np.float32], tokens: NDArray[np.int64], sampling: Sampling) -> int:
-    """How many of the sorted candidates top-k and top-p keep."""
-    kept = min(sampling.top_k or len(tokens), len(tokens))
-    if sampling.top_p >= 1:
-        return kept
-    cumulative = np.cumsum(weights[tokens[:kept]], dtype=np.float64)
-    # Without top-k the mass is that of the whole vocabulary; with it, that of the k likeliest.
-    total = cumulative[-1] if sampling.top_k else float(weights.sum(dtype=np.float64))
-    return min(kept, int(np.searchsorted(cumulative, sampling.top_p * total)) + 1)
+        if sampling.top_k:
+            is_enough = len(tokens) >= sampling.top_k
+        else:
+            is_enough = float(weights[tokens].sum()) >= sampling.top_p * total
+        if is_enough:
+            return tokens
+    return np.arange(len(weights))
 
 
 def _pick(weights: NDArray[np.float32], chance: float) -> int:
     """The index at which the running sum of the weights passes `chance` of their total."""
     # Sums of blocks first: a running sum over a whole vocabulary is several times as slow.
-    pad = -len(weights) % _BLOCK
-    blocks = np.pad(weights, (0, pad)).reshape(-1, _BLOCK) if pad else weights.reshape(-1, _BLOCK)
-    sums = np.cumsum(blocks.sum(axis=1, dtype=np.float64))
+    starts = np.arange(0, len(weights), _BLOCK)
+    sums = np.cumsum(np.add.reduceat(weights, starts), dtype=np.float64)
     goal = chance * sums[-1]
     block = min(int(np.searchsorted(sums, goal, side="right")), len(sums) - 1)
     before = sums[block - 1] if block else 0.0
-    inside = before + np.cumsum(blocks[block], dtype=np.float64)
-    index = block * _BLOCK + int(np.searchsorted(inside, goal, side="right"))
+    inside = before + np.cumsum(weights[starts[block] :][:_BLOCK], dtype=np.float64)
+    index = int(starts[block]) + int(np.searchsorted(inside, goal, side="right"))
     if index < len(weights) and weights[index] > 0:
         return index
     # Rounding carried the goal past the last weight that counts.
@@ -166,7 +177,7 @@ class Logprob:
 def logprob_of(logits: NDArray[np.float32], token: int, alternatives: int) -> Logprob:
     """The model's own log probability of a token."""
     largest = float(logits.max())
-    norm = largest + math.log(float(np.exp(logits - largest).sum(dtype=np.float64)))
+    norm = largest + math.log(float(_weights(logits, 1.0).sum()))
     if alternatives == 0:
         return Logprob(token, float(logits[token]) - norm)
     likely = np.argpartition(-logits, alternatives)[:alternatives]
