@@ -100,6 +100,10 @@ class Scheduler:
             answer.is_cancelled = True
             del self._generations[answer]
 
+    def close(self) -> None:
+        """Takes no more tasks; the engine ends after its step and fails what is left."""
+        self._intake.close()
+
     def deliver(self, mail: Mail) -> None:
         """Hands events to those who still wait for them; on the event loop."""
         for answer, event in mail:
@@ -130,5 +134,5 @@ async def open_scheduler(
     try:
         yield scheduler
     finally:
-        intake.close()
+        scheduler.close()
         await asyncio.to_thread(thread.join)

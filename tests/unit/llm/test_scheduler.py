@@ -1,0 +1,324 @@
+"""Scheduler and engine thread on a toy backend: every answer is what it would be alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh.errors import DeadlineExceeded, DeadlineTooShort, Internal, QueueFull, Unavailable
+from services.inference.llm.answer import Task
+from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
+from services.inference.llm.sampling import History, Sampling, choose
+from services.inference.llm.scheduler import Scheduler, open_scheduler
+from services.inference.llm.slot_backend import BackendFailed
+from tests.unit.llm.toy_backend import VOCABULARY, ToyBackend, logits_after
+
+END = VOCABULARY - 1
+GREEDY = Sampling(0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, 0)
+
+
+def text_bytes(token: int) -> bytes:
+    return bytes([ord("A") + token % 26])
+
+
+def task(prompt: tuple[int, ...] = (1, 2, 3), limit: int = 8, sampling: Sampling = GREEDY) -> Task:
+    return Task(
+        prompt=prompt,
+        resumed=(),
+        limit=limit,
+        sampling=sampling,
+        stop=(),
+        end_ids=frozenset({END}),
+        logprobs=None,
+        deadline_s=None,
+    )
+
+
+def alone(job: Task) -> tuple[list[int], FinishReason]:
+    """The answer by definition: choose, append, repeat."""
+    history = History.of(job.prompt)
+    out = list(job.resumed)
+    for token in out:
+        history.add(token)
+    while len(out) < job.limit:
+        logits = logits_after([*job.prompt, *out])
+        token = choose(logits, job.sampling, history, len(out))
+        if token in job.end_ids:
+            return out, FinishReason.STOP
+        history.add(token)
+        out.append(token)
+    return out, FinishReason.LENGTH
+
+
+@asynccontextmanager
+async def scheduling(
+    backend: ToyBackend, *, chunk_tokens: int = 16, max_queue: int = 64
+) -> AsyncIterator[Scheduler]:
+    async with open_scheduler(
+        backend, text_bytes, chunk_tokens=chunk_tokens, max_queue=max_queue
+    ) as scheduler:
+        yield scheduler
+        while scheduler.occupancy.running or scheduler.occupancy.waiting:
+            await asyncio.sleep(0)
+
+
+async def collect(scheduler: Scheduler, job: Task) -> list[Event]:
+    async with contextlib.aclosing(scheduler.generate(job)) as events:
+        return [event async for event in events]
+
+
+def tokens_of(events: list[Event]) -> list[int]:
+    return [t for event in events if isinstance(event, Delta) for t in event.token_ids]
+
+
+def check(job: Task, events: list[Event]) -> None:
+    expected, reason = alone(job)
+    assert [*job.resumed, *tokens_of(events)] == expected
+    assert isinstance(events[0], Started)
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.completion_tokens) == (reason, len(expected))
+    assert (finished.prompt_tokens, events[0].prompt_tokens) == (len(job.prompt),) * 2
+
+
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.7, 1.5]),
+    top_p=st.sampled_from([0.8, 1.0]),
+    top_k=st.sampled_from([0, 9]),
+    min_p=st.just(0.0),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    presence_penalty=st.sampled_from([0.0, 0.5]),
+    frequency_penalty=st.just(0.0),
+    seed=st.integers(0, 2**64 - 1),
+)
+prompts = st.builds(
+    lambda shared, own: (5,) * shared + tuple(own),
+    st.integers(0, 40),
+    st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=40),
+)
+tasks = st.builds(
+    lambda prompt, limit, sampling, resumed: replace(
+        task(prompt, limit, sampling), resumed=tuple(resumed)
+    ),
+    prompts,
+    st.integers(1, 20),
+    samplings,
+    st.lists(st.integers(0, VOCABULARY - 2), max_size=5),
+)
+# A task, how many turns of the loop pass before it, and after how many events its caller leaves.
+lives = st.lists(
+    st.tuples(tasks, st.integers(0, 30), st.one_of(st.none(), st.integers(0, 6))),
+    min_size=1,
+    max_size=16,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(lives, st.integers(1, 5), st.integers(1, 50))
+def test_batching_never_changes_an_answer(
+    plans: list[tuple[Task, int, int | None]], slots: int, chunk_tokens: int
+) -> None:
+    async def live(scheduler: Scheduler, job: Task, leave_after: int | None) -> None:
+        seen: list[Event] = []
+        async with contextlib.aclosing(scheduler.generate(job)) as events:
+            async for event in events:
+                if leave_after is not None and len(seen) >= leave_after:
+                    return
+                seen.append(event)
+        if len(job.resumed) < job.limit:
+            check(job, seen)
+
+    async def main() -> None:
+        async with (
+            scheduling(ToyBackend(slots), chunk_tokens=chunk_tokens) as scheduler,
+            asyncio.TaskGroup() as group,
+        ):
+            for job, pause, leave_after in plans:
+                for _ in range(pause):
+                    await asyncio.sleep(0)
+                group.create_task(live(scheduler, job, leave_after))
+
+    asyncio.run(main())
+
+
+async def test_sequences_decode_together() -> None:
+    backend = ToyBackend(slots=4)
+    async with scheduling(backend) as scheduler:
+        backend.go_on.clear()
+        jobs = [task((i, i + 1), limit=6) for i in range(4)]
+        running = [asyncio.create_task(collect(scheduler, job)) for job in jobs]
+        while scheduler.occupancy.waiting + scheduler.occupancy.running < 4:
+            await asyncio.sleep(0)
+        backend.go_on.set()
+        for job, events in zip(jobs, await asyncio.gather(*running), strict=True):
+            check(job, events)
+    assert backend.runs < 4 * 6
+
+
+async def test_a_sequence_moves_into_an_empty_slot_below_it() -> None:
+    backend = ToyBackend(slots=2)
+    short, long = task((7,), limit=2), task((8, 9), limit=12)
+    async with scheduling(backend) as scheduler:
+        backend.go_on.clear()
+        running = [asyncio.create_task(collect(scheduler, job)) for job in (short, long)]
+        while scheduler.occupancy.waiting + scheduler.occupancy.running < 2:
+            await asyncio.sleep(0)
+        backend.go_on.set()
+        for job, events in zip((short, long), await asyncio.gather(*running), strict=True):
+            check(job, events)
+    assert backend.held[0, :2].tolist() == [8, 9]
+
+
+async def test_a_failed_run_fails_what_it_touched_and_nothing_else() -> None:
+    backend = ToyBackend(slots=2)
+    async with scheduling(backend) as scheduler:
+        backend.fail_next()
+        with pytest.raises(BackendFailed, match="the toy is broken"):
+            await collect(scheduler, task())
+        check(task(), await collect(scheduler, task()))
+
+
+async def test_a_failed_decode_clears_its_slots() -> None:
+    backend = ToyBackend(slots=2)
+    async with scheduling(backend) as scheduler:
+        backend.failures.add(3)
+        with pytest.raises(BackendFailed):
+            await collect(scheduler, task(limit=9))
+        events = await collect(scheduler, task())
+        check(task(), events)
+        assert isinstance(events[0], Started)
+        assert events[0].cached_tokens == 0
+
+
+async def test_a_bug_in_the_engine_fails_requests_and_leaves_it_usable() -> None:
+    backend = ToyBackend(slots=2)
+    async with scheduling(backend) as scheduler:
+        backend.held = backend.held[:, :2]
+        with pytest.raises(Internal, match="the engine failed"):
+            await collect(scheduler, task())
+        backend.held = ToyBackend(slots=2).held
+        check(task(), await collect(scheduler, task()))
+
+
+async def test_the_same_prompt_again_is_cached() -> None:
+    async with scheduling(ToyBackend(slots=2)) as scheduler:
+        prompt = tuple(range(30))
+        await collect(scheduler, task(prompt))
+        started = (await collect(scheduler, task(prompt)))[0]
+        assert isinstance(started, Started)
+        assert started.cached_tokens == 28
+
+
+async def test_a_stop_string_ends_the_answer_before_it() -> None:
+    tokens, _ = alone(task(limit=6))
+    text = b"".join(map(text_bytes, tokens)).decode()
+    async with scheduling(ToyBackend()) as scheduler:
+        events = await collect(scheduler, replace(task(limit=20), stop=(text[3:5],)))
+    emitted = "".join(event.text for event in events if isinstance(event, Delta))
+    assert emitted == text[: text.index(text[3:5])]
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason is FinishReason.STOP
+
+
+async def test_text_held_back_for_a_stop_string_comes_at_the_end() -> None:
+    tokens, _ = alone(task(limit=4))
+    text = b"".join(map(text_bytes, tokens)).decode()
+    async with scheduling(ToyBackend()) as scheduler:
+        events = await collect(scheduler, replace(task(limit=4), stop=(text[-1] + "?",)))
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == text
+
+
+async def test_a_full_queue_refuses_and_a_place_is_free_again_later() -> None:
+    backend = ToyBackend(slots=1)
+    async with scheduling(backend, max_queue=2) as scheduler:
+        backend.go_on.clear()
+        first = asyncio.create_task(collect(scheduler, task()))
+        while not scheduler.occupancy.running:
+            await asyncio.sleep(0)
+        queued = [asyncio.create_task(collect(scheduler, task())) for _ in range(2)]
+        while scheduler.occupancy.waiting < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="2 requests are waiting") as refused:
+            await collect(scheduler, task())
+        assert refused.value.retry_after_s == 1.0
+        backend.go_on.set()
+        await asyncio.gather(first, *queued)
+        check(task(), await collect(scheduler, task()))
+
+
+async def test_who_is_late_in_the_queue_never_reaches_the_backend() -> None:
+    backend = ToyBackend(slots=1)
+    async with scheduling(backend) as scheduler:
+        backend.go_on.clear()
+        first = asyncio.create_task(collect(scheduler, task(limit=2)))
+        while not scheduler.occupancy.running:
+            await asyncio.sleep(0)
+        late = replace(task(tuple(range(90, 120))), deadline_s=time.monotonic() + 0.05)
+        queued = asyncio.create_task(collect(scheduler, late))
+        while time.monotonic() < (late.deadline_s or 0):
+            await asyncio.sleep(0.005)
+        backend.go_on.set()
+        with pytest.raises(DeadlineExceeded, match="in the queue"):
+            await queued
+        await first
+    assert 90 not in backend.held
+
+
+async def test_a_deadline_that_has_passed_is_refused_at_the_door() -> None:
+    async with scheduling(ToyBackend()) as scheduler:
+        with pytest.raises(DeadlineTooShort):
+            await collect(scheduler, replace(task(), deadline_s=time.monotonic() - 1))
+
+
+async def test_leaving_cancels_within_a_step() -> None:
+    backend = ToyBackend(slots=1)
+    async with scheduling(backend) as scheduler:
+        async with contextlib.aclosing(scheduler.generate(task(limit=100))) as events:
+            await anext(events)
+        runs = backend.runs
+        while scheduler.occupancy.running:
+            await asyncio.sleep(0)
+        # The step that was under way, and at most the one already planned.
+        assert backend.runs <= runs + 2
+
+
+async def test_leaving_the_queue_frees_the_place() -> None:
+    backend = ToyBackend(slots=1)
+    async with scheduling(backend) as scheduler:
+        backend.go_on.clear()
+        first = asyncio.create_task(collect(scheduler, task()))
+        while not scheduler.occupancy.running:
+            await asyncio.sleep(0)
+        queued = asyncio.create_task(collect(scheduler, task((90, 91))))
+        while not scheduler.occupancy.waiting:
+            await asyncio.sleep(0)
+        queued.cancel()
+        await asyncio.wait([queued])
+        backend.go_on.set()
+        await first
+    assert 90 not in backend.held
+
+
+async def test_closing_fails_what_is_left() -> None:
+    backend = ToyBackend(slots=1)
+    async with scheduling(backend) as scheduler:
+        events = scheduler.generate(replace(task(limit=100), end_ids=frozenset()))
+        await anext(events)
+        backend.go_on.clear()
+        scheduler.close()
+        backend.go_on.set()
+        with pytest.raises(Unavailable):
+            async for _ in events:
+                pass
+        with pytest.raises(Unavailable):
+            await collect(scheduler, task())
