@@ -42,7 +42,7 @@ def affinity_key(
 
 
 def chat_head(messages: Sequence[tuple[str, str]]) -> str:
-    """The leading part of a conversation of (role, content): system prompts and the first message."""
+    """The leading part of a chat of (role, content): system prompts and the first message."""
     head: list[str] = []
     for role, content in messages:
         head.append(f"{role}\0{content}")

@@ -1,6 +1,6 @@
 """Which models there are, and whether somebody can answer for them: a pure view.
 
-Built from the deployments (what should be served) and the inference instances (what is ready where).
+Built from the deployments (what should be served) and the inference instances (what is ready).
 It knows neither Consul nor Envoy; the weights between versions are Envoy's business, so a reference
 without a version is good as long as one of its targets is ready.
 """
@@ -29,6 +29,7 @@ class VersionState:
 
     @property
     def is_ready(self) -> bool:
+        """Whether some node would answer."""
         return self.state == "READY"
 
 
@@ -80,7 +81,9 @@ class Directory:
         return VersionState(model, version, "LOADING", "no node has it ready yet")
 
 
-def parse_reference(name: str, version: str = "", *, field: str = "model") -> ModelReference:
+def parse_reference(
+    name: str, version: str = "", *, field: str = "model", version_field: str = "version"
+) -> ModelReference:
     """The model that a caller names, with the version in the name, in a field of its own, or none.
 
     Raises:
@@ -88,20 +91,20 @@ def parse_reference(name: str, version: str = "", *, field: str = "model") -> Mo
         ModelNotFound: a name that no model can have.
     """
     if not name:
-        raise InvalidArgument("a model name is missing", field=field)
+        raise InvalidArgument(f"{field}: a model name is missing", field=field)
     try:
         reference = model_reference(name, field=field)
     except InvalidArgument as error:
         raise ModelNotFound(name[:80], error.message) from None
     if not version:
         return reference
-    chosen = version_selector(version, field=f"{field}_version")
+    chosen = version_selector(version, field=version_field)
     if chosen in (reference.version, reference.alias):
         return reference
     if str(reference) != reference.name:
         raise InvalidArgument(
             f"the name says {str(reference)!r} and the version {version!r}; give one of them",
-            field=f"{field}_version",
+            field=version_field,
         )
     if isinstance(chosen, int):
         return ModelReference(reference.name, version=chosen)

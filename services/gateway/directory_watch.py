@@ -1,7 +1,7 @@
 """Keeps the directory up to date from Consul.
 
-Two blocking queries, one immutable view: each change replaces it. The loss of Consul changes nothing
-here, the last view stays; a deployment that cannot be read is reported and its last good form kept.
+Two blocking queries, one immutable view: each change replaces it. The loss of Consul changes
+nothing here; a deployment that cannot be read is reported, and its last good form kept.
 """
 
 from __future__ import annotations

@@ -1,0 +1,123 @@
+"""What the gateway does for the Open Inference Protocol, the same for gRPC and REST.
+
+One method per question. Each resolves the model in the directory first, so that an unknown model or
+one that nobody holds gets its precise error here; then it asks a node through Envoy. Requests are
+the protocol's own messages: REST is translated before, in `oip/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.deadline import hop_timeout_s
+from mesh.errors import ModelNotReady, Unavailable
+from mesh.pb import inference_pb2 as oip
+from mesh.reference import ModelReference
+from services.gateway.affinity import affinity_key
+from services.gateway.caller import Caller
+from services.gateway.directory import parse_reference
+from services.gateway.directory_watch import DirectoryWatch
+from services.gateway.node_client import Answer, Hop, NodeClient
+
+SERVER_NAME = "ringmesh"
+EXTENSIONS = ("binary_tensor_data", "model_configuration")
+"""Of Triton's extensions, those that this mesh honours in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataplane:
+    """The directory and the nodes, behind the protocol's questions."""
+
+    watch: DirectoryWatch
+    nodes: NodeClient
+    version: str
+    infer_timeout_s: float
+
+    async def infer(
+        self, request: oip.ModelInferRequest, caller: Caller
+    ) -> Answer[oip.ModelInferResponse]:
+        """Runs the model that the request names."""
+        reference = parse_reference(
+            request.model_name,
+            request.model_version,
+            field="model_name",
+            version_field="model_version",
+        )
+        self.watch.now.resolve(reference)
+        request.model_name, request.model_version = _addressed(reference)
+        key = affinity_key(session=caller.session, sequence=_sequence(request))
+        return await self.nodes.infer(request, self._hop(reference, caller, key))
+
+    async def is_ready(self, name: str, version: str, caller: Caller) -> bool:
+        """Whether a request for this model would be answered now; a node is asked."""
+        reference = parse_reference(name, version, field="name")
+        self.watch.now.states(reference)  # refuses what does not exist
+        try:
+            self.watch.now.resolve(reference)
+            name, version = _addressed(reference)
+            request = oip.ModelReadyRequest(name=name, version=version)
+            answer = await self.nodes.model_ready(request, self._hop(reference, caller))
+        except (ModelNotReady, Unavailable):
+            return False
+        return answer.message.ready
+
+    async def metadata(
+        self, name: str, version: str, caller: Caller
+    ) -> Answer[oip.ModelMetadataResponse]:
+        """The model's inputs and outputs."""
+        reference = parse_reference(name, version, field="name")
+        self.watch.now.resolve(reference)
+        name, version = _addressed(reference)
+        request = oip.ModelMetadataRequest(name=name, version=version)
+        return await self.nodes.model_metadata(request, self._hop(reference, caller))
+
+    async def config(
+        self, name: str, version: str, caller: Caller
+    ) -> Answer[oip.ModelConfigResponse]:
+        """The model's configuration, in Triton's form."""
+        reference = parse_reference(name, version, field="name")
+        self.watch.now.resolve(reference)
+        name, version = _addressed(reference)
+        request = oip.ModelConfigRequest(name=name, version=version)
+        return await self.nodes.model_config(request, self._hop(reference, caller))
+
+    def index(self, *, ready_only: bool) -> oip.RepositoryIndexResponse:
+        """Every deployed version with its state."""
+        states = self.watch.now.all_states()
+        entries = (
+            oip.RepositoryIndexResponse.ModelIndex(
+                name=state.model, version=str(state.version), state=state.state, reason=state.reason
+            )
+            for state in states
+            if state.is_ready or not ready_only
+        )
+        return oip.RepositoryIndexResponse(models=entries)
+
+    def server_metadata(self) -> oip.ServerMetadataResponse:
+        """What this server is and can do."""
+        return oip.ServerMetadataResponse(
+            name=SERVER_NAME, version=self.version, extensions=EXTENSIONS
+        )
+
+    def _hop(self, reference: ModelReference, caller: Caller, affinity: str | None = None) -> Hop:
+        return Hop(
+            model=reference,
+            timeout_s=hop_timeout_s(caller, default_s=self.infer_timeout_s),
+            affinity=affinity or affinity_key(session=caller.session),
+            session=caller.session,
+            request_id=caller.request_id,
+        )
+
+
+def _addressed(reference: ModelReference) -> tuple[str, str]:
+    """Name and version as the node reads them; an alias or a split is resolved by the route."""
+    return reference.name, "" if reference.version is None else str(reference.version)
+
+
+def _sequence(request: oip.ModelInferRequest) -> str | int | None:
+    parameter = request.parameters.get("sequence_id")
+    choice = None if parameter is None else parameter.WhichOneof("parameter_choice")
+    if parameter is None or choice not in ("string_param", "int64_param", "uint64_param"):
+        return None
+    value: str | int = getattr(parameter, choice)
+    return value

@@ -1,0 +1,72 @@
+"""Puts the gateway's parts together over a directory and a channel: one servicer, one application.
+
+Apart from `__main__` so that tests run the whole gateway against a channel of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import grpc
+from opentelemetry.trace import Tracer
+from starlette.types import ASGIApp
+
+from mesh.pb.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from mesh.server import ServiceBinding
+from services.gateway.dataplane import Dataplane
+from services.gateway.directory_watch import DirectoryWatch
+from services.gateway.http.app import Protocol, build_app
+from services.gateway.http.exchange import Routes
+from services.gateway.node_client import NodeClient
+from services.gateway.oip.rest import OipRest
+from services.gateway.oip.rest import render_error as render_oip_error
+from services.gateway.oip_servicer import SERVICE, OipServicer
+from services.gateway.openai.embedding import EmbeddingRest
+from services.gateway.openai.error import render_error as render_openai_error
+from services.gateway.openai.generation import TextGeneration
+from services.gateway.openai.model_list import ModelListRest
+from services.gateway.openai.rest import openai_routes
+from services.gateway.openai.text import TextRest
+from services.gateway.settings import GatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What the two listeners serve."""
+
+    grpc: tuple[ServiceBinding, ...]
+    http: ASGIApp
+
+
+def make_front(
+    watch: DirectoryWatch, channel: grpc.aio.Channel, settings: GatewaySettings, tracer: Tracer
+) -> Front:
+    """The whole gateway but for its listeners."""
+    nodes = NodeClient(channel)
+    dataplane = Dataplane(watch, nodes, _version(), settings.infer_timeout_s)
+    binding = ServiceBinding(
+        SERVICE, add_GRPCInferenceServiceServicer_to_server, OipServicer(dataplane)
+    )
+    protocols = (
+        Protocol("/v2", OipRest(dataplane).routes(), render_oip_error),
+        Protocol("/v1", _openai(watch, nodes, settings), render_openai_error),
+    )
+    app = build_app(protocols, tracer, max_body_bytes=settings.max_body_bytes)
+    return Front((binding,), app)
+
+
+def _version() -> str:
+    try:
+        return version("ringmesh")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unreleased"
+
+
+def _openai(watch: DirectoryWatch, nodes: NodeClient, settings: GatewaySettings) -> Routes:
+    generation = TextGeneration(watch, nodes, settings.generate_timeout_s, settings.resume_attempts)
+    return openai_routes(
+        TextRest(generation),
+        EmbeddingRest(watch, nodes, settings.infer_timeout_s),
+        ModelListRest(watch),
+    )

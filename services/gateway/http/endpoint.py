@@ -1,0 +1,130 @@
+"""What happens around every HTTP route, written once: span, body, errors, and the client leaving.
+
+The HTTP twin of the gRPC interceptors. A handler gets an `Exchange`, raises errors of the one tree
+and knows nothing of ASGI; each protocol brings its own way to show an error. A client that goes
+away cancels the handler, and with it the call to the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from starlette.types import Message, Receive, Scope, Send
+
+from mesh.errors import Cancelled, Internal, PayloadTooLarge, RingmeshError
+from mesh.logs import get_logger
+from mesh.telemetry import extract_context
+from services.gateway.caller import caller_from_headers
+from services.gateway.http.body import read_body
+from services.gateway.http.exchange import ErrorRenderer, Exchange, Handler
+
+SERVER_FAULT = 500
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An ASGI application for one route."""
+
+    route: str
+    handler: Handler
+    render_error: ErrorRenderer
+    tracer: Tracer
+    max_body_bytes: int
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        with self._span(scope, headers) as span:
+            recorded = _recording(send, span)
+            try:
+                body = await read_body(receive, headers, self.max_body_bytes)
+            except RingmeshError as error:
+                await self._refuse(error, scope, receive, recorded)
+                return
+            exchange = Exchange(
+                url_path=scope["path"],
+                path=scope.get("path_params", {}),
+                headers=headers,
+                body=body,
+                caller=caller_from_headers(scope["headers"]),
+                span=span,
+            )
+            if not await run_while_connected(
+                self._answer(exchange, scope, receive, recorded), receive
+            ):
+                span.set_attribute("error.type", Cancelled.reason)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self.handler(exchange)
+        except RingmeshError as error:
+            response = self.render_error(error)
+            exchange.span.set_attribute("error.type", error.reason)
+        except Exception:  # noqa: BLE001 - the edge of the process
+            _log.exception("request failed unexpectedly", route=self.route)
+            response = self.render_error(Internal("internal error; the gateway's log has more"))
+        await response(scope, receive, send)
+
+    async def _refuse(
+        self, error: RingmeshError, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answers a request whose body was not read to its end, so the connection ends with it."""
+        response = self.render_error(error)
+        if isinstance(error, PayloadTooLarge):
+            response.headers["connection"] = "close"
+        await response(scope, receive, send)
+
+    @contextmanager
+    def _span(self, scope: Scope, headers: dict[str, str]) -> Iterator[Span]:
+        with self.tracer.start_as_current_span(
+            f"{scope['method']} {self.route}",
+            context=extract_context(headers.items()),
+            kind=SpanKind.SERVER,
+            attributes={
+                "http.request.method": scope["method"],
+                "http.route": self.route,
+                "url.path": scope["path"],
+                "url.scheme": scope["scheme"],
+            },
+        ) as span:
+            yield span
+
+
+def _recording(send: Send, span: Span) -> Send:
+    async def record(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            status: int = message["status"]
+            span.set_attribute("http.response.status_code", status)
+            if status >= SERVER_FAULT:
+                span.set_status(Status(StatusCode.ERROR))
+        await send(message)
+
+    return record
+
+
+async def run_while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
+    """Carries `work` out unless the client goes away first, which cancels it; False then."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()  # an error in sending is the server's to report
+            return True
+        return False
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

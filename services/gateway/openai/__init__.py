@@ -1,0 +1,1 @@
+"""OpenAI's REST API over the mesh's models: requests, answers, streams, errors and routes."""

@@ -1,0 +1,205 @@
+"""OpenAI's requests, as far as this mesh serves them, checked before they cost anything. Pure.
+
+A field that is not known is ignored, as OpenAI-compatible servers do; a field that would change the
+answer and is not honoured is refused by name, because ignoring it would be a wrong answer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from mesh.pb.node_pb2 import Sampling
+
+MAX_CHOICES = 16
+MAX_INPUTS = 2048
+MAX_TOP_LOGPROBS = 20
+INT32_MAX = 2**31 - 1
+UINT64_MASK = 2**64 - 1
+
+
+def _as_texts(value: Any) -> Any:
+    """One stop string is a list of one."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
+def _as_prompts(value: Any) -> Any:
+    """A prompt is a text or a list of token ids; several come as a list of either."""
+    match value:
+        case str():
+            return [value]
+        case [int(), *_]:
+            return [value]
+        case _:
+            return value
+
+
+def _as_inputs(value: Any) -> Any:
+    is_tokens = isinstance(value, list) and any(isinstance(each, (int, list)) for each in value)
+    if is_tokens:
+        raise ValueError("token ids are not taken here; send text")
+    return [value] if isinstance(value, str) else value
+
+
+def _as_text(content: Any) -> Any:
+    """A message's content may be a list of parts, of which we take text."""
+    if content is None:
+        return ""
+    return "\n".join(map(_part_text, content)) if isinstance(content, list) else content
+
+
+def _part_text(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind != "text":
+        raise ValueError(f"a part of type {str(kind)[:40]!r} is not taken; only text is")
+    match part.get("text"):
+        case str() as text:
+            return text
+        case _:
+            raise ValueError("a text part needs its text")
+
+
+def _as_conversation(value: Any) -> Any:
+    """A conversation is named by its id, or by an object with one."""
+    return value.get("id") if isinstance(value, dict) else value
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
+Prompt = str | Annotated[tuple[Annotated[int, Field(ge=0, le=INT32_MAX)], ...], Field(min_length=1)]
+MaxTokens = Annotated[int, Field(ge=1, le=INT32_MAX)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    model: str
+    user: str | None = None
+    conversation: Annotated[str | None, BeforeValidator(_as_conversation)] = None
+    prompt_cache_key: str | None = None
+
+    @property
+    def conversation_key(self) -> str | None:
+        """What the caller says belongs together."""
+        return self.conversation or self.prompt_cache_key
+
+
+class StreamOptions(BaseModel):
+    """What a stream is to carry beside the text."""
+
+    include_usage: bool = False
+
+
+class _GenerationRequest(_Request):
+    """What chat and plain completions have in common."""
+
+    max_tokens: MaxTokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=UINT64_MASK)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: Texts = ()
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = False
+    logit_bias: dict[str, Any] | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers are wanted for each prompt."""
+        return self.n or 1
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with what was used."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self) -> Sampling:
+        """How the node is to choose tokens."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=None if self.seed is None else self.seed & UINT64_MASK,
+        )
+
+
+class Message(BaseModel):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_as_text)]
+    name: str | None = None
+
+    @property
+    def node_role(self) -> str:
+        """`developer` is what newer clients call the system's role."""
+        return "system" if self.role == "developer" else self.role
+
+
+class ChatRequest(_GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    tool_choice: Any = None
+    function_call: Any = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[Any] | None = None
+    audio: Any = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """`max_completion_tokens` is the newer name."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def node_logprobs(self) -> int | None:
+        """Alternatives per token, None where no log probabilities are wanted."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(_GenerationRequest):
+    """POST /v1/completions."""
+
+    prompt: Annotated[
+        list[Prompt], BeforeValidator(_as_prompts), Field(min_length=1, max_length=MAX_CHOICES)
+    ]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+class EmbeddingRequest(_Request):
+    """POST /v1/embeddings."""
+
+    input: Annotated[
+        list[Annotated[str, AfterValidator(_not_empty)]],
+        BeforeValidator(_as_inputs),
+        Field(min_length=1, max_length=MAX_INPUTS),
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
