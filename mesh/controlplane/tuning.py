@@ -39,6 +39,10 @@ class _Setting:
     field: str
 
 
+def _number(at_most: float) -> Any:
+    return Annotated[float, Field(strict=True, ge=0, le=at_most, allow_inf_nan=False)]
+
+
 def _known() -> Mapping[str, _Setting]:
     def setting(field: str, kind: Any) -> _Setting:
         return _Setting(TypeAdapter(kind), field)
@@ -48,8 +52,8 @@ def _known() -> Mapping[str, _Setting]:
         "routing.hash_balance_factor": setting(
             "hash_balance_factor", Annotated[int, Field(strict=True, ge=100, le=1000)]
         ),
-        "tracing.sample_ratio": setting("sample_ratio", Annotated[float, Field(ge=0, le=1)]),
-        "placement.grace_s": setting("placement_grace_s", Annotated[float, Field(ge=0, le=3600)]),
+        "tracing.sample_ratio": setting("sample_ratio", _number(1)),
+        "placement.grace_s": setting("placement_grace_s", _number(3600)),
     }
 
 

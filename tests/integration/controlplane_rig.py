@@ -18,10 +18,9 @@ import httpx
 
 from mesh.catalog import Catalog
 from mesh.controlplane.bootstrap import build_bootstrap
-from mesh.deployment import DEPLOYMENTS_PREFIX, Deployment, TargetSpec, VersionSpec
+from mesh.deployment import DEPLOYMENTS_PREFIX, Deployment
 from mesh.errors import Unavailable
 from mesh.local.consul_agent import make_consul_config
-from mesh.manifest import Manifest
 from mesh.pb import inference_pb2, inference_pb2_grpc
 from mesh.ports import free_ports
 
@@ -173,25 +172,6 @@ def _start_consul(rig: Rig, server: str, serf: str) -> None:
     path = rig.folder / "consul.json"
     path.write_text(json.dumps(config))
     rig.start("consul", rig.consul_binary, "agent", f"-config-file={path}")
-
-
-def deployment(
-    model: str, shares: dict[int, int], aliases: dict[str, int] | None = None, replicas: int = 2
-) -> Deployment:
-    aliases = aliases or {}
-    return Deployment(
-        model=model,
-        revision=1,
-        replicas=replicas,
-        targets=tuple(TargetSpec(version=v, weight=w) for v, w in shares.items()),
-        aliases=aliases,
-        versions={v: version_spec(model, v) for v in {*shares, *aliases.values()}},
-    )
-
-
-def version_spec(model: str, version: int) -> VersionSpec:
-    manifest = Manifest(name=model, task="tensor", format="identity")
-    return VersionSpec(version=version, digest=f"{version:064x}", manifest=manifest, files=())
 
 
 class Caller:

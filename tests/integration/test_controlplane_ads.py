@@ -27,7 +27,8 @@ from mesh.controlplane.tuning import Tuning
 from mesh.ports import free_ports
 from mesh.server import serve
 from mesh.telemetry import Telemetry, open_telemetry
-from tests.integration.controlplane_rig import deployment, eventually
+from tests.integration.controlplane_rig import eventually
+from tests.unit.controlplane.documents import deployment
 
 
 @dataclass

@@ -25,11 +25,11 @@ from mesh.pb import node_pb2, node_pb2_grpc
 from tests.integration.controlplane_rig import (
     Caller,
     Rig,
-    deployment,
     eventually,
     open_caller,
     open_rig,
 )
+from tests.unit.controlplane.documents import deployment
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

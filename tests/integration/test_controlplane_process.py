@@ -19,11 +19,11 @@ from mesh.telemetry import open_telemetry
 from tests.integration.controlplane_rig import (
     Caller,
     Rig,
-    deployment,
     eventually,
     open_caller,
     open_rig,
 )
+from tests.unit.controlplane.documents import deployment
 
 
 @pytest.fixture
