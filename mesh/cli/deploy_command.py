@@ -47,7 +47,7 @@ def deploy(
         asked = pb.GetDeploymentRequest(model=model)
         answer = ask_registry(address, lambda r: r.GetDeployment(asked, timeout=TIMEOUT_S))
     found = read_deployment(answer)
-    text = f"{model} serves {render_targets(found)} on {found['replicas']} nodes each."
+    text = f"{model} serves {render_targets(found)}; nodes for each version: {found['replicas']}."
     _say(found, text, as_json=as_json)
 
 

@@ -13,6 +13,7 @@ from mesh.cli.call import CallFailed
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 600.0
+_SHOWN_CHARACTERS = 200
 
 
 @contextmanager
@@ -41,7 +42,8 @@ def read_error(body: str) -> str:
     try:
         error: Any = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError):
-        return body.strip() or "no explanation"
+        first_line, *_ = body.strip().splitlines() or ["no explanation"]
+        return first_line[:_SHOWN_CHARACTERS]
     return str(error.get("message", error)) if isinstance(error, dict) else str(error)
 
 

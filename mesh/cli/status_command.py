@@ -21,7 +21,7 @@ app = typer.Typer()
 @app.command()
 def status(state_dir: StateDir = Path(".ringmesh"), as_json: JsonFlag = False) -> None:
     """Show the mesh's processes, instances and models."""
-    record = read_record(state_dir)
+    record = read_record(state_dir, even_starting=True)
     with ConsulView(record.consul) as consul:
         instances = consul.instances()
         models = list_model_states(consul.deployments(), instances)
@@ -61,7 +61,8 @@ def _to_json(
 
 
 def _render_mesh(console: Console, record: MeshRecord, memory: dict[str, int | None]) -> None:
-    console.print(f"[bold]Mesh in {escape(record.state_dir)}[/] (pid {record.pid})\n")
+    starting = "[yellow]starting[/], " if record.ready_after_s is None else ""
+    console.print(f"[bold]Mesh in {escape(record.state_dir)}[/] ({starting}pid {record.pid})\n")
     console.print(f"  edge         http://{record.edge}")
     console.print(f"  Consul UI    http://{record.consul}/ui")
     console.print(f"  Envoy admin  http://{record.envoy_admin}")

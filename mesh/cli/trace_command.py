@@ -15,7 +15,7 @@ from rich.table import Table
 from mesh.cli.output import JsonFlag, make_console, make_table, print_json
 from mesh.cli.place import StateDir
 from mesh.local.problem import LocalProblem
-from mesh.local.trace_store import TraceStore
+from mesh.local.trace_store import ID_DIGITS, TraceStore
 from mesh.local.trace_tree import SpanNode, SpanRecord, TraceTree
 
 app = typer.Typer()
@@ -117,6 +117,8 @@ def _show_latest(trees: list[TraceTree], *, as_json: bool) -> None:
         print_json(rows)
         return
     table = make_table("trace", "began", "ms", "spans", "root")
+    table.columns[0].no_wrap = True
+    table.columns[0].min_width = ID_DIGITS
     for row in rows:
         root = f"[cyan]{escape(row['service'])}[/] {escape(row['name'])}"
         began = datetime.fromisoformat(row["began"]).astimezone()

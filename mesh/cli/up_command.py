@@ -81,7 +81,8 @@ def make_welcome(record: MeshRecord, trace_id: str) -> str:
     """What a user can do now; the commands can be pasted as they are."""
     edge, ringmesh = f"http://{record.edge}", _own_command(record.state_dir)
     json_header = "-H 'content-type: application/json'"
-    chat = '{"model": "smollm2", "messages": [{"role": "user", "content": "Name three colours."}]}'
+    message = '{"role": "user", "content": "Name three colours."}'
+    chat = f'{{"model": "smollm2", "messages": [{message}], "temperature": 0}}'
     embeddings = '{"model": "minilm", "input": "hello"}'
     return f"""\
   edge         {edge}

@@ -2,14 +2,15 @@
 
 The supervisor holds a lock on `mesh.pid` for as long as it lives, so a pid in there is that of a
 live mesh exactly when the lock is taken; a file left by a killed one is no obstacle. `mesh.json`
-appears when the mesh answers requests, and is gone when it is stopped.
+appears when the mesh answers requests, and is gone when it is stopped; until then what is known is
+in `mesh.starting.json`, for those who ask why it takes so long.
 """
 
 import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -35,7 +36,7 @@ class ProcessRecord:
 
 @dataclass(frozen=True, slots=True)
 class MeshRecord:
-    """A mesh that is ready; addresses are `host:port`."""
+    """A running mesh; addresses are `host:port`."""
 
     pid: int
     """The supervisor's."""
@@ -48,7 +49,8 @@ class MeshRecord:
     otlp_endpoint: str
     traces_dir: str | None
     """Where the trace sink writes; None when traces go to a collector."""
-    ready_after_s: float
+    ready_after_s: float | None
+    """None while it starts."""
     processes: Mapping[str, ProcessRecord]
 
     @classmethod
@@ -97,11 +99,14 @@ def write_record(state_dir: Path, record: MeshRecord) -> None:
     """Replaces the record at once: a reader sees the old one or the new one."""
     staged = state_dir / "mesh.json.new"
     staged.write_text(json.dumps(asdict(record), indent=2) + "\n")
-    staged.replace(_record_file(state_dir))
+    is_starting = record.ready_after_s is None
+    staged.replace(_starting_file(state_dir) if is_starting else _record_file(state_dir))
+    if not is_starting:
+        _starting_file(state_dir).unlink(missing_ok=True)
 
 
-def read_record(state_dir: Path) -> MeshRecord:
-    """The record of the mesh that is ready in the folder.
+def read_record(state_dir: Path, *, even_starting: bool = False) -> MeshRecord:
+    """The record of the mesh that is ready in the folder, or on request of one that starts.
 
     Raises:
         MeshNotRunning: there is none, or it is still starting.
@@ -109,17 +114,19 @@ def read_record(state_dir: Path) -> MeshRecord:
     pid = find_supervisor(state_dir)
     if pid is None:
         raise MeshNotRunning(f"No mesh is running in {state_dir}: start one with `ringmesh up`.")
-    try:
-        return MeshRecord.from_json(_record_file(state_dir).read_text())
-    except FileNotFoundError:
-        raise MeshNotRunning(
-            f"The mesh in {state_dir} (pid {pid}) is starting or stopping: try again in a moment."
-        ) from None
+    files = [_record_file(state_dir)] + [_starting_file(state_dir)] * even_starting
+    for file in files:
+        with suppress(FileNotFoundError):
+            return MeshRecord.from_json(file.read_text())
+    raise MeshNotRunning(
+        f"The mesh in {state_dir} (pid {pid}) is starting or stopping: try again in a moment."
+    )
 
 
 def remove_record(state_dir: Path) -> None:
     """Says that the mesh is not ready (any more)."""
-    _record_file(state_dir).unlink(missing_ok=True)
+    for file in (_record_file(state_dir), _starting_file(state_dir)):
+        file.unlink(missing_ok=True)
 
 
 def _try_lock(file: IO[str]) -> bool:
@@ -141,3 +148,7 @@ def _pid_file(state_dir: Path) -> Path:
 
 def _record_file(state_dir: Path) -> Path:
     return state_dir / "mesh.json"
+
+
+def _starting_file(state_dir: Path) -> Path:
+    return state_dir / "mesh.starting.json"

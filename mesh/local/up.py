@@ -47,11 +47,12 @@ async def run_mesh(
         children = plan_children(plan, catalog)
         watched = recorder.watching(report)
         async with supervise(children, plan.state_dir / "logs", watched) as supervision:
+            recorder.begin(supervision)
             work = _bring_up(plan, catalog, supervision, list_demos(models), report)
             trace_id = await _unless(stop, work)
             if trace_id is None:
                 return
-            on_ready(recorder.begin(supervision), trace_id)
+            on_ready(recorder.note_ready(supervision), trace_id)
             await _unless(stop, supervision.wait_failed())
 
 
@@ -122,12 +123,12 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
 
 
 class _Recorder:
-    """Keeps the record of the mesh up to date once it is ready."""
+    """Keeps the record of the mesh up to date."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._began = time.monotonic()
-        self._ready_after_s = 0.0
+        self._ready_after_s: float | None = None
         self._supervision: Supervision | None = None
 
     def watching(self, report: Report) -> Report:
@@ -143,10 +144,13 @@ class _Recorder:
 
         return watched
 
-    def begin(self, supervision: Supervision) -> MeshRecord:
-        """Says that the mesh is ready now."""
+    def begin(self, supervision: Supervision) -> None:
+        """From now on there is something to record."""
         self._supervision = supervision
-        self._ready_after_s = time.monotonic() - self._began
+
+    def note_ready(self, supervision: Supervision) -> MeshRecord:
+        """Says that the mesh answers now."""
+        self._ready_after_s = round(time.monotonic() - self._began, 2)
         return self._write(supervision)
 
     def _write(self, supervision: Supervision) -> MeshRecord:
@@ -162,7 +166,7 @@ class _Recorder:
             controlplane=addresses.controlplane,
             otlp_endpoint=plan.otlp_endpoint,
             traces_dir=None if plan.traces_dir is None else str(plan.traces_dir),
-            ready_after_s=round(self._ready_after_s, 2),
+            ready_after_s=self._ready_after_s,
             processes={
                 name: ProcessRecord(pid, str(logs / f"{name}.log"))
                 for name, pid in supervision.pids.items()
