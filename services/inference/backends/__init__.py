@@ -1,0 +1,1 @@
+"""Backends: what runs a tensor model inside a node, one file each."""
