@@ -1,0 +1,70 @@
+"""An inference node's process: `python -m services.inference`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from functools import partial
+
+from mesh.catalog import Catalog, Instance
+from mesh.deployment import PLACEMENTS_PREFIX
+from mesh.lifecycle import run, settings_or_exit
+from mesh.server import serve
+from mesh.telemetry import open_telemetry
+from services.inference.announcement import Announcement
+from services.inference.bindings import make_bindings
+from services.inference.model_loader import ModelLoader
+from services.inference.model_table import ModelTable
+from services.inference.placement_watch import PlacementWatch
+from services.inference.settings import NodeSettings
+from services.inference.version_lifetime import VersionLifetime
+
+NAME = "inference"
+
+
+async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
+    node, owner = settings.node_id, f"{NAME}-{settings.node_id}"
+    loader = ModelLoader(settings)
+    with open_telemetry(NAME, owner, otlp_endpoint=settings.otlp_endpoint) as telemetry:
+        async with (
+            Catalog.open(settings.consul_address) as catalog,
+            aclosing(ModelTable()) as table,
+            serve(
+                listen=settings.listen,
+                services=make_bindings(node, table, telemetry.tracer),
+                telemetry=telemetry,
+                drain_timeout_s=settings.drain_timeout_s,
+                implementation=settings.grpc_server,
+            ) as server,
+            asyncio.TaskGroup() as tasks,
+        ):
+            meta = {
+                "node": node,
+                "metrics_port": str(telemetry.metrics_port),
+                "formats": ",".join(sorted(loader.formats)),
+            }
+            host = settings.listen.rpartition(":")[0]
+            instance = Instance(owner, NAME, host, server.port, meta=meta)
+            async with catalog.registered(instance) as registration:
+                make_lifetime = partial(
+                    VersionLifetime,
+                    table=table,
+                    open_model=loader.open,
+                    announce=Announcement(table, registration, server.health).renew,
+                    loads=asyncio.Semaphore(settings.concurrent_loads),
+                    unload_timeout_s=settings.unload_timeout_s,
+                )
+                placement = catalog.watch_key(PLACEMENTS_PREFIX + node)
+                watch = tasks.create_task(PlacementWatch(node, make_lifetime).run(placement))
+                await stop.wait()
+                watch.cancel()
+
+
+def main() -> None:
+    """Runs until a signal."""
+    settings = settings_or_exit(NodeSettings)  # type: ignore[arg-type]  # from the environment
+    run(NAME, lambda stop: _serve(settings, stop), log_level=settings.log_level)
+
+
+if __name__ == "__main__":
+    main()

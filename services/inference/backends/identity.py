@@ -1,0 +1,41 @@
+"""The model that gives back what it gets: any number of tensors of any name, datatype and shape.
+
+It computes nothing, so it shows what the mesh itself costs, and whether tensors pass unharmed.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mesh.deployment import VersionSpec
+from mesh.tensor import Tensor
+from services.inference.tensor_model import Signature, TensorAnswer, Timing
+
+
+class IdentityModel:
+    """One version of it."""
+
+    backend = "identity"
+    memory_bytes = 0
+    signature = Signature(platform="identity", is_open=True)
+
+    def __init__(self, name: str, version: int) -> None:
+        self.name = name
+        self.version = version
+
+    async def infer(self, inputs: tuple[Tensor, ...], deadline_s: float | None) -> TensorAnswer:
+        """The inputs themselves."""
+        del deadline_s
+        now_ns = time.time_ns()
+        return TensorAnswer(inputs, Timing(began_ns=now_ns, ended_ns=now_ns))
+
+    async def warm_up(self) -> None:
+        """Nothing gets warmer."""
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def open_identity(spec: VersionSpec) -> IdentityModel:
+    """The artefact is its manifest alone."""
+    return IdentityModel(spec.manifest.name, spec.version)

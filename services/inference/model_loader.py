@@ -1,0 +1,58 @@
+"""From an assignment to a model that answers: fetch the artefact, open the backend of its format.
+
+The one place that knows which format goes to which backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from mesh.deployment import Assignment, VersionSpec
+from mesh.errors import FailedPrecondition
+from mesh.manifest import Format
+from mesh.store import ArtefactStore
+from services.inference.backends.identity import open_identity
+from services.inference.llm.model import EngineSettings, open_language_model
+from services.inference.model_table import LoadedModel
+from services.inference.settings import NodeSettings
+
+Opener = Callable[[Path, VersionSpec], Awaitable[LoadedModel]]
+
+
+class ModelLoader:
+    """Loads the versions of a node; two nodes of a machine share the cache folder."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._store = ArtefactStore(settings.artefact_store_url)
+        cache_dir = settings.state_dir / "cache"
+        self._artefacts = cache_dir / "artefacts"
+        self._openers = make_openers(settings, cache_dir / "compiled")
+
+    @property
+    def formats(self) -> frozenset[Format]:
+        """The artefact formats that this node runs."""
+        return frozenset(self._openers)
+
+    async def open(self, assignment: Assignment) -> LoadedModel:
+        """Loads a version; an error says what is wrong with it."""
+        spec = assignment.spec
+        opener = self._openers.get(spec.manifest.format)
+        if opener is None:
+            raise FailedPrecondition(f"this node does not run the format {spec.manifest.format}")
+        folder = await self._store.materialize(spec.files, self._artefacts)
+        return await opener(folder, spec)
+
+
+def make_openers(settings: NodeSettings, compiled_dir: Path) -> Mapping[Format, Opener]:
+    """Each format's way of opening a folder with the artefact's files."""
+    engine = EngineSettings(threads=settings.engine_threads, spin=settings.engine_spin)
+
+    async def identity(_folder: Path, spec: VersionSpec) -> LoadedModel:
+        return open_identity(spec)
+
+    async def gguf(folder: Path, spec: VersionSpec) -> LoadedModel:
+        return await open_language_model(folder, spec, compiled_dir, engine)
+
+    return MappingProxyType({"identity": identity, "gguf": gguf})

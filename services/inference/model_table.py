@@ -1,0 +1,136 @@
+"""The model versions of this node: their states, and who is using them.
+
+A version is in use for as long as the task runs that has resolved it. Each call is one task, so a
+servicer resolves and need not give back, and a call that is cancelled or dies lets go at once.
+The table decides nothing about loading; it is told what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mesh.logs import get_logger
+from services.inference.model_choice import choose_version, requested_version
+from services.inference.model_state import Change, ModelState, ModelStatus, advance
+
+_log = get_logger(__name__)
+
+Key = tuple[str, int]
+"""A model and a version."""
+
+
+class LoadedModel(Protocol):
+    """A version that can answer. What it can be asked differs; this is what all share."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+
+    @property
+    def backend(self) -> str:
+        """The engine it runs on."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes."""
+
+    async def warm_up(self) -> None:
+        """Answers once, so that the first caller does not pay for it."""
+
+    async def close(self) -> None:
+        """Ends what is running and frees the memory."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    status: ModelStatus
+    loaded: LoadedModel | None = None
+    users: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+class ModelTable:
+    """Every version that the node holds, is about to hold, or has held."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, _Entry] = {}
+
+    def __repr__(self) -> str:
+        held = (f"{each.reference} {each.state.name}" for each in self.statuses())
+        return f"<ModelTable {', '.join(held)}>"
+
+    def resolve(self, name: str, version: str, metadata_version: str | None) -> Any:
+        """The loaded model that a request means; it stays until the calling task has ended.
+
+        Raises:
+            InvalidArgument: no name, or versions that contradict each other.
+            ModelNotFound: the node has no such model or version.
+            ModelNotReady: it has, but cannot answer with it now.
+        """
+        model, number = requested_version(name, version, metadata_version)
+        status = choose_version(self.statuses(), model, number)
+        entry = self._entries[status.model, status.version]
+        task = asyncio.current_task()
+        if task is not None and task not in entry.users:
+            entry.users.add(task)
+            task.add_done_callback(entry.users.discard)
+        return entry.loaded
+
+    def statuses(self) -> Iterable[ModelStatus]:
+        """The status of every version, in the order of their first placement."""
+        return [entry.status for entry in self._entries.values()]
+
+    def ready_references(self) -> frozenset[str]:
+        """The versions that answer: `minilm@1`."""
+        return frozenset(
+            each.reference for each in self.statuses() if each.state is ModelState.READY
+        )
+
+    def place(self, key: Key) -> None:
+        """Makes a version known before anything of it is loaded."""
+        if key in self._entries:
+            self.change(key, Change.PLACED, "waiting to be loaded")
+        else:
+            self._entries[key] = _Entry(ModelStatus(*key, reason="waiting to be loaded"))
+
+    def change(
+        self, key: Key, change: Change, reason: str = "", *, loaded: LoadedModel | None = None
+    ) -> None:
+        """Records what happened to a version; `loaded` is what answers for it from now on."""
+        entry = self._entries[key]
+        entry.status = advance(
+            entry.status,
+            change,
+            reason,
+            backend="" if loaded is None else loaded.backend,
+            memory_bytes=0 if loaded is None else loaded.memory_bytes,
+        )
+        if loaded is not None:
+            entry.loaded = loaded
+        state = entry.status.state.name
+        _log.info("model changed", model=entry.status.reference, state=state, reason=reason)
+
+    async def wait_until_idle(self, key: Key, timeout_s: float) -> bool:
+        """Waits for the calls that use a version; False if some still do after that time."""
+        users = self._entries[key].users
+        if users:
+            await asyncio.wait(set(users), timeout=timeout_s)
+        return not users
+
+    async def unload(self, key: Key) -> None:
+        """Closes a version that nobody may ask for any more."""
+        entry = self._entries[key]
+        loaded, entry.loaded = entry.loaded, None
+        if loaded is not None:
+            await loaded.close()
+
+    async def aclose(self) -> None:
+        """Closes everything that is still loaded, when the node stops."""
+        for key in self._entries:
+            await self.unload(key)

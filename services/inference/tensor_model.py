@@ -1,0 +1,84 @@
+"""What a tensor model is to the node: named inputs in, named outputs out.
+
+A backend is a file in `backends/` whose `open_...` returns a `TensorModel`. Requests have been
+checked against `inputs` before they get here, so a backend sees only tensors that it asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+from mesh.tensor import Tensor
+from services.inference.model_table import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor that a model takes or gives; -1 stands for any length of an axis."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives; with `is_open`, any tensors, each given back by its name."""
+
+    platform: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    is_open: bool = False
+    batching: Batching | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How rows of different callers are run together."""
+
+    max_batch_size: int
+    max_queue_delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When an answer was made, in nanoseconds since 1970.
+
+    `queued_ns` is None where nothing ever waits; `batch_size` counts the rows of the largest batch
+    that had a part in the answer.
+    """
+
+    began_ns: int
+    ended_ns: int
+    batch_size: int = 1
+    queued_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorAnswer:
+    """The outputs, and what there is to say of them."""
+
+    outputs: tuple[Tensor, ...]
+    timing: Timing
+    counts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@runtime_checkable
+class TensorModel(LoadedModel, Protocol):
+    """A loaded version that maps tensors to tensors."""
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+
+    async def infer(self, inputs: tuple[Tensor, ...], deadline_s: float | None) -> TensorAnswer:
+        """Answers; cancelling takes it out of the queue. The deadline is on the monotonic clock.
+
+        Raises:
+            InvalidArgument: an input's values are wrong.
+            QueueFull: too much is waiting already.
+            DeadlineTooShort, DeadlineExceeded: the answer would come, or came, too late.
+        """

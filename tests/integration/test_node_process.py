@@ -1,0 +1,187 @@
+"""A whole node process with a real Consul: placements in, tags out, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+import tritonclient.grpc.aio as triton
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mesh.catalog import Catalog, Instance
+from mesh.deployment import PLACEMENTS_PREFIX, ArtefactFile, Assignment, Placement
+from mesh.manifest import Manifest
+from mesh.pb import node_pb2, node_pb2_grpc
+from tests.integration.consul_rig import ConsulRig, eventually, open_consul
+from tests.integration.node_rig import NODE, assignment_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ROOT = Path(__file__).parents[2]
+KEY = PLACEMENTS_PREFIX + NODE
+IDENTITY = Manifest(name="identity", task="tensor", format="identity")
+BROKEN = Manifest(name="broken", task="text-generation", format="gguf")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def consul(
+    consul_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ConsulRig]:
+    async with open_consul(consul_binary, tmp_path_factory.mktemp("consul")) as rig:
+        yield rig
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def catalog(consul: ConsulRig) -> AsyncIterator[Catalog]:
+    async with Catalog.open(consul.address) as opened:
+        yield opened
+
+
+def start_node(consul: ConsulRig, folder: Path) -> subprocess.Popen[bytes]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RINGMESH_", "OTEL_"))}
+    env |= {
+        "RINGMESH_NODE_ID": NODE,
+        "RINGMESH_STATE_DIR": str(folder),
+        "CONSUL_HTTP_ADDR": consul.address,
+        "PYTHONPATH": str(ROOT),
+    }
+    with (folder / "node.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.inference"], env=env, stdout=log, stderr=log
+        )
+
+
+@asynccontextmanager
+async def node(consul: ConsulRig, folder: Path) -> AsyncIterator[subprocess.Popen[bytes]]:
+    process = start_node(consul, folder)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def place(catalog: Catalog, *assignments: Assignment) -> None:
+    await catalog.put(KEY, Placement(node=NODE, assignments=assignments).to_json())
+
+
+async def tagged(catalog: Catalog, *tags: str) -> Instance:
+    async for instances in catalog.watch_instances("inference"):
+        for instance in instances:
+            if instance.tags == frozenset(tags):
+                return instance
+    raise AssertionError
+
+
+async def gone(catalog: Catalog) -> None:
+    async for instances in catalog.watch_instances("inference"):
+        if not instances:
+            return
+
+
+async def ended(process: subprocess.Popen[bytes]) -> int:
+    return await asyncio.to_thread(process.wait, 20)
+
+
+async def infer(instance: Instance, version: str = "") -> str:
+    tensor = triton.InferInput("x", [1], "INT32")
+    tensor.set_data_from_numpy(np.array([7], dtype=np.int32))
+    async with triton.InferenceServerClient(f"{instance.address}:{instance.port}") as client:
+        result = await client.infer("identity", [tensor], model_version=version)
+        assert result.as_numpy("x").tolist() == [7]
+        return str(result.get_response().model_version)
+
+
+async def test_a_placement_is_loaded_announced_changed_and_withdrawn(
+    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+) -> None:
+    async with asyncio.timeout(60), node(consul, tmp_path) as process:
+        instance = await tagged(catalog)
+        assert instance.id == f"inference-{NODE}"
+        assert instance.meta["node"] == NODE
+        assert "identity" in instance.meta["formats"].split(",")
+        await place(catalog, assignment_of(IDENTITY, 1))
+        assert await infer(await tagged(catalog, "identity@1")) == "1"
+        await place(catalog, assignment_of(IDENTITY, 1), assignment_of(IDENTITY, 2))
+        assert await infer(await tagged(catalog, "identity@1", "identity@2")) == "2"
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{instance.port}") as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest(service="identity@2"))
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            await place(catalog, assignment_of(IDENTITY, 1))
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await infer(await tagged(catalog, "identity@1")) == "1"
+        await place(catalog)
+        await tagged(catalog)
+        process.send_signal(signal.SIGTERM)
+        await gone(catalog)
+        assert await ended(process) == 0
+
+
+async def test_a_load_that_fails_keeps_its_reason_and_is_tried_again(
+    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+) -> None:
+    missing = ArtefactFile(path="model.gguf", digest="0" * 64, size_bytes=1)
+    async with asyncio.timeout(60), node(consul, tmp_path) as process:
+        await place(catalog, assignment_of(BROKEN, 1, missing), assignment_of(IDENTITY, 1))
+        instance = await tagged(catalog, "identity@1")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{instance.port}") as channel:
+            stub = node_pb2_grpc.NodeStub(channel)
+
+            async def broken() -> node_pb2.ModelStatus:
+                found = await stub.ListModels(node_pb2.ListModelsRequest())
+                return next(each for each in found.models if each.model == "broken")
+
+            status = await eventually(
+                broken, lambda found: found.state == node_pb2.MODEL_STATE_UNAVAILABLE
+            )
+            await eventually(broken, lambda found: "model.gguf" in found.reason)
+            assert status.version == "1"
+        log = tmp_path / "node.log"
+
+        async def failures() -> int:
+            return log.read_text().count("does not hold 'model.gguf'")
+
+        await eventually(failures, lambda found: found >= 2)
+        assert await infer(instance) == "1"
+        process.send_signal(signal.SIGTERM)
+        assert await ended(process) == 0
+
+
+async def test_a_node_without_a_name_says_what_is_missing(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RINGMESH_")}
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "services.inference"],
+        env={**env, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "node_id" in done.stderr
+
+
+async def test_a_restarted_node_takes_up_its_placement(
+    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+) -> None:
+    await place(catalog, assignment_of(IDENTITY, 3))
+    async with asyncio.timeout(60):
+        async with node(consul, tmp_path) as process:
+            await tagged(catalog, "identity@3")
+            process.kill()
+            await gone(catalog)
+        async with node(consul, tmp_path):
+            assert await infer(await tagged(catalog, "identity@3")) == "3"
