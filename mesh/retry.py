@@ -10,7 +10,8 @@ from tenacity import (
     retry_if_exception_type,
     stop_after_delay,
     stop_never,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from mesh.errors import Unavailable
@@ -32,7 +33,8 @@ async def attempts(
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(on),
         stop=stop_never if within_s is None else stop_after_delay(within_s),
-        wait=wait_exponential_jitter(initial=first_wait_s, max=max_wait_s),
+        wait=wait_exponential(multiplier=first_wait_s, max=max_wait_s)
+        + wait_random(0, first_wait_s),
         before_sleep=before,
         reraise=True,
     )
