@@ -49,6 +49,18 @@ def compiled_model(
     folder: Path, *, digest: str, max_context_tokens: int, precision: Precision, cache_dir: Path
 ) -> CompiledModel:
     """The compiled form of the GGUF in `folder`, built now if this machine has not got it yet."""
+    key = cache_key(digest, max_context_tokens, precision)
+    place = cache_dir / key
+    if not place.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache_dir / f"{key}.lock"):
+            if not place.exists():
+                _build(_gguf_in(folder), max_context_tokens, precision, place)
+    return _load(place)
+
+
+def cache_key(digest: str, max_context_tokens: int, precision: Precision) -> str:
+    """The name of the compiled form: it changes with whatever could change the contents."""
     parts = (
         digest,
         _TARGET,
@@ -57,14 +69,7 @@ def compiled_model(
         decoder_graph.GRAPH_VERSION,
         onnxruntime_slots.VERSION,
     )
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-    place = cache_dir / key
-    if not place.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_dir / f"{key}.lock"):
-            if not place.exists():
-                _build(_gguf_in(folder), max_context_tokens, precision, place)
-    return _load(place)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _gguf_in(folder: Path) -> Path:
