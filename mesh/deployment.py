@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from mesh.manifest import Manifest  # noqa: TC001  # pydantic evaluates the annotation
+from mesh.manifest import Manifest  # pydantic evaluates the annotation
 from mesh.reference import ALIAS_PATTERN, LARGEST_VERSION, NAME_PATTERN
 
 if TYPE_CHECKING:
