@@ -124,7 +124,9 @@ def generate(**fields: Any) -> node_pb2.GenerateRequest:
 
 
 def hello() -> node_pb2.ChatPrompt:
-    message = node_pb2.ChatMessage(role="user", content="What is the capital of France?")
+    message = node_pb2.ChatMessage(
+        role="user", content="What is the capital of France? Answer in one sentence."
+    )
     return node_pb2.ChatPrompt(messages=[message])
 
 
