@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from mesh.errors import Cancelled, Internal, PayloadTooLarge, RingmeshError
+from mesh.errors import Cancelled, Internal, RingmeshError
 from mesh.logs import get_logger
 from mesh.telemetry import extract_context
 from services.gateway.caller import caller_from_headers
@@ -24,6 +25,9 @@ from services.gateway.http.body import read_body
 from services.gateway.http.exchange import ErrorRenderer, Exchange, Handler
 
 SERVER_FAULT = 500
+
+LINGER_S = 5.0
+"""How long a client that was refused may go on sending before the connection is cut."""
 
 _log = get_logger(__name__)
 
@@ -46,7 +50,7 @@ class Endpoint:
             try:
                 body = await read_body(receive, headers, self.max_body_bytes)
             except RingmeshError as error:
-                await self._refuse(error, scope, receive, recorded)
+                await refuse_unread(self.render_error(error), receive, recorded)
                 return
             exchange = Exchange(
                 url_path=scope["path"],
@@ -70,15 +74,6 @@ class Endpoint:
         except Exception:  # noqa: BLE001 - the edge of the process
             _log.exception("request failed unexpectedly", route=self.route)
             response = self.render_error(Internal("internal error; the gateway's log has more"))
-        await response(scope, receive, send)
-
-    async def _refuse(
-        self, error: RingmeshError, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Answers a request whose body was not read to its end, so the connection ends with it."""
-        response = self.render_error(error)
-        if isinstance(error, PayloadTooLarge):
-            response.headers["connection"] = "close"
         await response(scope, receive, send)
 
     @contextmanager
@@ -107,6 +102,33 @@ def _recording(send: Send, span: Span) -> Send:
         await send(message)
 
     return record
+
+
+async def refuse_unread(response: Response, receive: Receive, send: Send) -> None:
+    """Answers a request whose body was not read to its end.
+
+    The client may be sending still, and would never see the answer if the connection closed on what
+    it sends: so the answer is complete first, then the rest is read and thrown away for a while.
+    """
+    response.headers["connection"] = "close"
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": response.raw_headers,
+        }
+    )
+    await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            await _read_to_end(receive)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _read_to_end(receive: Receive) -> None:
+    message = await receive()
+    while message["type"] == "http.request" and message.get("more_body"):
+        message = await receive()
 
 
 async def run_while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> bool:

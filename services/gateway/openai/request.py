@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from mesh.pb.node_pb2 import Sampling
 
 MAX_CHOICES = 16
+MAX_STOPS = 16
 MAX_INPUTS = 2048
 MAX_TOP_LOGPROBS = 20
 INT32_MAX = 2**31 - 1
@@ -22,8 +23,8 @@ UINT64_MASK = 2**64 - 1
 def _as_texts(value: Any) -> Any:
     """One stop string is a list of one."""
     if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else value
+        return []
+    return [value] if isinstance(value, str) else value
 
 
 def _as_prompts(value: Any) -> Any:
@@ -73,8 +74,9 @@ def _not_empty(text: str) -> str:
     return text
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
-Prompt = str | Annotated[tuple[Annotated[int, Field(ge=0, le=INT32_MAX)], ...], Field(min_length=1)]
+Texts = Annotated[list[str], BeforeValidator(_as_texts), Field(max_length=MAX_STOPS)]
+TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
+Prompt = str | Annotated[list[TokenId], Field(min_length=1)]
 MaxTokens = Annotated[int, Field(ge=1, le=INT32_MAX)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
@@ -112,7 +114,7 @@ class _GenerationRequest(_Request):
     frequency_penalty: Penalty | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=UINT64_MASK)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: Texts = ()
+    stop: Texts = []
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
