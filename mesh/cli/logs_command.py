@@ -10,6 +10,7 @@ from typing import IO, Annotated
 import typer
 from rich.text import Text
 
+from mesh.cli.log_line import render_line
 from mesh.cli.output import JsonFlag, make_console, print_line
 from mesh.cli.place import StateDir
 from mesh.local.child import read_tail
@@ -39,7 +40,7 @@ def logs(
             print_line({"process": path.stem, "line": line})
             return
         colour = _COLOURS[paths.index(path) % len(_COLOURS)]
-        console.print(Text(f"{path.stem:<14}", colour), Text(line), soft_wrap=True)
+        console.print(Text(f"{path.stem:<14}", colour), render_line(line), soft_wrap=True)
 
     for path in paths:
         for line in read_tail(path, lines):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import signal
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -23,7 +25,7 @@ from mesh.errors import RingmeshError
 from mesh.local.address import choose_addresses
 from mesh.local.cache import find_cache_dir
 from mesh.local.demo_models import DemoModels
-from mesh.local.event import Report
+from mesh.local.event import Note, Report
 from mesh.local.obtain import obtain_all
 from mesh.local.plan import Plan
 from mesh.local.problem import LocalProblem
@@ -37,21 +39,26 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.command()
-def up(as_json: JsonFlag = False) -> None:
+def up(
+    demo: Annotated[
+        bool, typer.Option("--demo/--no-demo", envvar="RINGMESH_DEMO", help="Serve demo models.")
+    ] = True,
+    as_json: JsonFlag = False,
+) -> None:
     """Start the whole mesh on this machine and keep it running.
 
     Ctrl-C stops it. RINGMESH_EDGE_PORT, RINGMESH_CONSUL_PORT, RINGMESH_ENVOY_ADMIN_PORT and
     RINGMESH_STATE_DIR move it; RINGMESH_NODES says how many inference nodes it has.
     """
     configure_logs("error", service="up")
-    settings = read_settings()
+    settings = read_settings(demo=demo)
     if as_json:
         _run(settings, report_json, _print_record)
         return
     console = Console(highlight=False)
     with ConsoleProgress(console) as progress:
 
-        def on_ready(record: MeshRecord, trace_id: str) -> None:
+        def on_ready(record: MeshRecord, trace_id: str | None) -> None:
             progress.settle()
             console.print(
                 f"\n[bold green]The mesh is up[/] after {record.ready_after_s:.1f} s; ", end=""
@@ -62,14 +69,14 @@ def up(as_json: JsonFlag = False) -> None:
         _run(settings, progress.report, on_ready)
 
 
-def read_settings() -> LocalSettings:
+def read_settings(*, demo: bool = True) -> LocalSettings:
     """The settings of the environment.
 
     Raises:
         LocalProblem: one is wrong.
     """
     try:
-        return LocalSettings()
+        return LocalSettings(demo=demo)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -77,31 +84,36 @@ def read_settings() -> LocalSettings:
         raise LocalProblem(f"{variable}: {first['msg']}.") from error
 
 
-def make_welcome(record: MeshRecord, trace_id: str) -> str:
+def make_welcome(record: MeshRecord, trace_id: str | None) -> str:
     """What a user can do now; the commands can be pasted as they are."""
-    edge, ringmesh = f"http://{record.edge}", _own_command(record.state_dir)
-    json_header = "-H 'content-type: application/json'"
-    message = '{"role": "user", "content": "Name three colours."}'
-    chat = f'{{"model": "smollm2", "messages": [{message}], "temperature": 0}}'
-    embeddings = '{"model": "minilm", "input": "hello"}'
+    tries = make_tries(record, trace_id) if trace_id else [f"{_own_command(record)} publish --help"]
     return f"""\
-  edge         {edge}
+  edge         http://{record.edge}
   Consul UI    http://{record.consul}/ui
   Envoy admin  http://{record.envoy_admin}
 
 Try:
 
-  curl -s {edge}/v1/chat/completions {json_header} -d '{chat}'
-
-  curl -s {edge}/v1/embeddings {json_header} -d '{embeddings}'
-
-  {ringmesh} trace {trace_id}
+  {f"{chr(10)}{chr(10)}  ".join(tries)}
 """
+
+
+def make_tries(record: MeshRecord, trace_id: str) -> list[str]:
+    """Commands for the demo models."""
+    curl = f"curl -s http://{record.edge}/v1/{{}} -H 'content-type: application/json' -d '{{}}'"
+    message = {"role": "user", "content": "Name three colours."}
+    chat = {"model": "smollm2", "messages": [message], "temperature": 0}
+    return [
+        curl.format("chat/completions", json.dumps(chat)),
+        curl.format("embeddings", json.dumps({"model": "minilm", "input": "hello"})),
+        f"{_own_command(record)} trace {trace_id}",
+    ]
 
 
 def _run(settings: LocalSettings, report: Report, on_ready: OnReady) -> None:
     state_dir = settings.state_dir.resolve()
     with owned_state_dir(state_dir):
+        report(Note(f"Starting a mesh in {state_dir}"))
         addresses = choose_addresses(settings)
         with _ending_at_once():
             tools, models = obtain_all(settings, find_cache_dir(), report)
@@ -112,7 +124,9 @@ def _run(settings: LocalSettings, report: Report, on_ready: OnReady) -> None:
             raise LocalProblem(f"The mesh does not come up: {error.message}.") from error
 
 
-async def _until_signal(plan: Plan, models: DemoModels, report: Report, on_ready: OnReady) -> None:
+async def _until_signal(
+    plan: Plan, models: DemoModels | None, report: Report, on_ready: OnReady
+) -> None:
     stop = asyncio.Event()
 
     def on_signal(number: int) -> None:
@@ -143,16 +157,16 @@ def _ending_at_once() -> Iterator[None]:
             signal.signal(changed, handler)
 
 
-def _print_record(record: MeshRecord, trace_id: str) -> None:
+def _print_record(record: MeshRecord, trace_id: str | None) -> None:
     print_line({"event": "up", **asdict(record), "trace_id": trace_id})
 
 
-def _own_command(state_dir: str) -> str:
+def _own_command(record: MeshRecord) -> str:
     """How the user called this program, so that the printed command works in the same shell."""
     called = sys.argv[0]
     command = called if Path(called).name == "ringmesh" else f"{sys.executable} -m mesh.cli.main"
     if Path(called).is_absolute() and Path(called).is_relative_to(Path.cwd()):
         command = str(Path(called).relative_to(Path.cwd()))
-    if Path(state_dir) == Path(".ringmesh").resolve():
+    if Path(record.state_dir) == Path(".ringmesh").resolve():
         return command
-    return f"RINGMESH_STATE_DIR={shlex.quote(state_dir)} {command}"
+    return f"RINGMESH_STATE_DIR={shlex.quote(record.state_dir)} {command}"

@@ -15,15 +15,16 @@ from mesh.local.toolchain import Tools, find_consul, find_envoy, has_consul
 
 def obtain_all(
     settings: LocalSettings, cache_dir: Path, report: Report
-) -> tuple[Tools, DemoModels]:
-    """The programs and the demo models, from this machine or, the first time, over the network."""
+) -> tuple[Tools, DemoModels | None]:
+    """The programs and, if wanted, the demo models; over the network only the first time."""
     needs_consul = settings.consul_address is None
     missing = ["Consul (15 MB)"] if needs_consul and not has_consul(cache_dir) else []
-    missing += [] if has_demo_models(cache_dir) else ["the demo models (175 MB)"]
+    needs_models = settings.demo and not has_demo_models(cache_dir)
+    missing += ["the demo models (175 MB)"] if needs_models else []
     if missing:
         report(Note(f"First start: fetching {' and '.join(missing)} into {cache_dir}"))
     with ThreadPoolExecutor() as pool:
-        models = pool.submit(obtain_demo_models, cache_dir)
+        models = pool.submit(obtain_demo_models, cache_dir) if settings.demo else None
         envoy = find_envoy()
         consul = find_consul(cache_dir) if needs_consul else None
-        return Tools(consul, envoy), models.result()
+        return Tools(consul, envoy), None if models is None else models.result()

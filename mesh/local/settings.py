@@ -23,6 +23,8 @@ class LocalSettings(BaseSettings):
     edge_port: Port = 8080
     consul_port: Port = 8500
     envoy_admin_port: Port = 9901
+    demo: bool = True
+    """Whether the demo models are fetched, published and waited for."""
     nodes: int = Field(default=2, ge=1, le=64)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_timeout_s: float = Field(default=10.0, ge=0)

@@ -27,12 +27,12 @@ _CONSUL_WAIT_S = 5.0
 
 T = TypeVar("T")
 
-OnReady = Callable[[MeshRecord, str], None]
-"""Called with the record of the mesh and the trace id of its first chat."""
+OnReady = Callable[[MeshRecord, str | None], None]
+"""Called with the record of the mesh and the trace id of its first chat, if it had one."""
 
 
 async def run_mesh(
-    plan: Plan, models: DemoModels, report: Report, on_ready: OnReady, stop: asyncio.Event
+    plan: Plan, models: DemoModels | None, report: Report, on_ready: OnReady, stop: asyncio.Event
 ) -> None:
     """Starts the mesh, and keeps it running until `stop` is set; then nothing of it is left.
 
@@ -49,10 +49,10 @@ async def run_mesh(
         async with supervise(children, plan.state_dir / "logs", watched) as supervision:
             recorder.begin(supervision)
             work = _bring_up(plan, catalog, supervision, list_demos(models), report)
-            trace_id = await _unless(stop, work)
-            if trace_id is None:
+            trace_ids = await _unless(stop, work)
+            if trace_ids is None:
                 return
-            on_ready(recorder.note_ready(supervision), trace_id)
+            on_ready(recorder.note_ready(supervision), next(iter(trace_ids), None))
             await _unless(stop, supervision.wait_failed())
 
 
@@ -62,17 +62,17 @@ async def _bring_up(
     supervision: Supervision,
     demos: list[DemoModel],
     report: Report,
-) -> str:
-    """Returns when each demo model has answered, with the trace id of the first one's answer."""
+) -> list[str]:
+    """Returns when each demo model has answered, with the trace ids of the answers."""
     timeout_s = plan.settings.start_timeout_s
     await asyncio.gather(
         supervision.wait_ready(timeout_s=timeout_s),
         _publish_all(plan, catalog, supervision, demos, report),
     )
-    report(Note("Waiting for an answer of each model through the edge"))
+    if demos:
+        report(Note("Waiting for an answer of each model through the edge"))
     edge = plan.addresses.edge
-    first, *_ = await asyncio.gather(*(await_answer(edge, demo, timeout_s) for demo in demos))
-    return first
+    return await asyncio.gather(*(await_answer(edge, demo, timeout_s) for demo in demos))
 
 
 async def _publish_all(

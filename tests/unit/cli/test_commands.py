@@ -11,6 +11,7 @@ from mesh.cli.call import CallFailed
 from mesh.cli.chat_command import ask, describe
 from mesh.cli.config_command import read_value
 from mesh.cli.deploy_command import read_targets
+from mesh.cli.log_line import render_line
 from mesh.cli.main import COMMANDS, app, load_command
 from mesh.cli.publish_command import read_manifest
 from mesh.cli.registry_call import render_targets
@@ -57,6 +58,22 @@ def test_logs_name_what_there_is(tmp_path: Path) -> None:
     unknown = runner.invoke(app, ["logs", "gateway", "--state-dir", str(tmp_path)])
     assert unknown.exit_code == 1
     assert "known are: envoy" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("plain words", "plain words"),
+        (
+            '{"event": "serving", "port": 7, "timestamp": "2026-11-21T05:20:17.157818Z"}',
+            "05:20:17.157 serving port=7",
+        ),
+        ('{"method": "GET", "path": "/v2", "status": 503, "flags": "-"}', "GET /v2 503 "),
+        ('{"event": "broke", "exception": "Traceback"}', "broke \nTraceback"),
+    ],
+)
+def test_log_lines_are_made_readable(line: str, shown: str) -> None:
+    assert render_line(line).plain.startswith(shown)
 
 
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
