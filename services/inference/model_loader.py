@@ -14,6 +14,7 @@ from mesh.errors import FailedPrecondition
 from mesh.manifest import Format
 from mesh.store import ArtefactStore
 from services.inference.backends.identity import open_identity
+from services.inference.backends.sentence_encoder import open_sentence_encoder
 from services.inference.llm.model import EngineSettings, open_language_model
 from services.inference.model_table import LoadedModel
 from services.inference.settings import NodeSettings
@@ -55,4 +56,16 @@ def make_openers(settings: NodeSettings, compiled_dir: Path) -> Mapping[Format, 
     async def gguf(folder: Path, spec: VersionSpec) -> LoadedModel:
         return await open_language_model(folder, spec, compiled_dir, engine)
 
-    return MappingProxyType({"identity": identity, "gguf": gguf})
+    async def sentence_transformers(folder: Path, spec: VersionSpec) -> LoadedModel:
+        return await open_sentence_encoder(
+            folder,
+            spec,
+            compiled_dir,
+            threads=engine.threads,
+            spin=engine.spin,
+            max_queue_rows=settings.max_queue_rows,
+        )
+
+    return MappingProxyType(
+        {"identity": identity, "gguf": gguf, "sentence-transformers": sentence_transformers}
+    )
