@@ -1,8 +1,8 @@
 """Which of the waiting rows run together next, and when: pure.
 
-Rows run together only with rows of their own width, and a row's width (what it is padded to) follows
-from the row alone: it is the same whether the row runs by itself or in company, so that company
-cannot change an answer.
+Rows run together only with rows of their own width, and a row's width (what it is padded to)
+follows from the row alone: it is the same whether the row runs by itself or in company, so that
+company cannot change an answer.
 
 A batch is due when it is full or when its oldest row has waited long enough. Of several that are
 due the one with the oldest row goes first, so that a rare width is never starved by a popular one.

@@ -115,6 +115,7 @@ class Batcher(Generic[P, R]):
             await call.done
             return call.answer()
         finally:
+            call.done.cancel()  # nobody waits for it any more
             for number in numbers:
                 self._waiting.pop(number, None)
 
@@ -189,7 +190,7 @@ class Batcher(Generic[P, R]):
             )
         except RingmeshError as error:
             _fail(batch, error)
-        except Exception:  # whatever a backend does to one batch, the others go on
+        except Exception:  # noqa: BLE001 - whatever a backend does to one batch, the others go on
             _log.exception("batch failed unexpectedly", batcher=repr(self), rows=len(batch))
             _fail(batch, Internal("the model failed; the node's log has the details"))
         except asyncio.CancelledError:

@@ -1,8 +1,9 @@
 """Folders that are made once per machine: compiled graphs and whatever else is dear to make.
 
 A folder's name is a digest of all that its content depends on, so that nothing ever has to be
-invalidated. It is made beside its place and renamed when whole, under a file lock: nodes that start
-together make it once, and a crash leaves nothing half made. What is inside is the caller's business.
+invalidated. It is made beside its place and renamed when whole, under a file lock: nodes that
+start together make it once, and a crash leaves nothing half made. What is inside is the caller's
+business.
 """
 
 from __future__ import annotations
