@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mesh.deployment import ArtefactFile
 
 CHUNK_BYTES = 4 * 1024 * 1024
+PARTS_IN_FLIGHT = 3
+"""How many parts of 5 MiB an upload holds in memory until the store has taken them."""
 READ_ONLY = 0o444
 
 
@@ -72,7 +74,12 @@ class ArtefactStore:
         if await self.has(digest):
             return
         with _store_errors(self._url):
-            await obstore.put_async(self._objects, blob_key(digest), _verified(digest, chunks))
+            await obstore.put_async(
+                self._objects,
+                blob_key(digest),
+                _verified(digest, chunks),
+                max_concurrency=PARTS_IN_FLIGHT,
+            )
         if self._folder is not None:  # the nodes' hard links share this file's content
             (self._folder / blob_key(digest)).chmod(READ_ONLY)
 
