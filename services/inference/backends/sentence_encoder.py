@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -29,7 +28,7 @@ from services.inference.backends.bert_encoder import (
 from services.inference.batch import BatchLimits
 from services.inference.batcher import Batched, Batcher, open_batcher
 from services.inference.oip_bytes import read_texts
-from services.inference.tensor_model import Batching, Signature, TensorAnswer, TensorSpec, Timing
+from services.inference.tensor_model import Batching, Signature, TensorAnswer, TensorSpec
 
 BATCH_TOKENS = 2048
 """Largest batch in tokens: larger ones are no faster on a CPU, and take memory in proportion."""
@@ -101,9 +100,6 @@ class SentenceEncoderModel:
         return await asyncio.to_thread(self._encoder.tokenize, texts)
 
     async def _encode(self, rows: Sequence[TokenIds], deadline_s: float | None) -> Batched[Vector]:
-        if not rows:
-            now_ns = time.time_ns()
-            return Batched((), Timing(began_ns=now_ns, ended_ns=now_ns, batch_size=0))
         longest = self._encoder.max_tokens
         items = [(row, padded_width(len(row), longest)) for row in rows]
         return await self._batcher.submit(items, deadline_s)
