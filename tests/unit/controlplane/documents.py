@@ -1,9 +1,20 @@
-"""Deployments for tests."""
+"""Deployments, and a small world with them, for tests."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+from mesh.controlplane.build import World
+from mesh.controlplane.topology import Collector, Endpoint, Topology
 from mesh.deployment import Deployment, TargetSpec, VersionSpec
 from mesh.manifest import TASK_OF_FORMAT, Format, Manifest
+
+TOPOLOGY = Topology(
+    Endpoint("127.0.0.1", 8080),
+    Endpoint("127.0.0.1", 8081),
+    Collector.parse("http://127.0.0.1:4317"),
+)
 
 
 def deployment(
@@ -23,3 +34,8 @@ def deployment(
 def version_spec(model: str, version: int, format_: Format = "identity") -> VersionSpec:
     manifest = Manifest(name=model, task=TASK_OF_FORMAT[format_], format=format_)
     return VersionSpec(version=version, digest=f"{version:064x}", manifest=manifest, files=())
+
+
+def world(**fields: Any) -> World:
+    deployments = {"m": deployment("m", {1: 90, 2: 10, 3: 0}, {"champion": 1})}
+    return replace(World(deployments=deployments), **fields)

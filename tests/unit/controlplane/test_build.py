@@ -5,31 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.catalog import Instance
 from mesh.controlplane.build import World, build
 from mesh.controlplane.consistency import find_problems
 from mesh.controlplane.snapshot import ResourceType, Snapshot
-from mesh.controlplane.topology import Collector, Endpoint, Topology
 from mesh.controlplane.tuning import Tuning
-from tests.unit.controlplane.documents import deployment
-
-TOPOLOGY = Topology(
-    Endpoint("127.0.0.1", 8080),
-    Endpoint("127.0.0.1", 8081),
-    Collector.parse("http://127.0.0.1:4317"),
-)
+from tests.unit.controlplane.documents import TOPOLOGY, deployment, world
 
 
 def node(name: str, *tags: str, address: str = "127.0.0.1", port: int = 9000) -> Instance:
     return Instance(f"inference-{name}", "inference", address, port, frozenset(tags))
-
-
-def world(**fields: Any) -> World:
-    deployments = {"m": deployment("m", {1: 90, 2: 10, 3: 0}, {"champion": 1})}
-    return replace(World(deployments=deployments), **fields)
 
 
 def spec(snapshot: Snapshot, kind: ResourceType, name: str) -> Any:
@@ -133,11 +121,13 @@ WORLDS = st.builds(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(WORLDS)
 def test_every_world_becomes_a_consistent_snapshot(some: World) -> None:
     assert find_problems(build(some, TOPOLOGY)) == ()
 
 
+@settings(max_examples=40, deadline=None)
 @given(WORLDS, WORLDS)
 def test_versions_come_from_content_alone(some: World, other: World) -> None:
     fresh = build(some, TOPOLOGY)

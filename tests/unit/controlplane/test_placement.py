@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.controlplane.placement import Node, keep_until_replaced, place
@@ -32,6 +32,7 @@ def holders(placements: dict[str, Placement]) -> dict[tuple[str, int], set[str]]
     return found
 
 
+@settings(deadline=None)
 @given(NODES, MODELS)
 def test_every_version_has_its_replicas_as_far_as_there_are_nodes(
     nodes: set[str], models: dict[str, tuple[int, set[int]]]
@@ -44,6 +45,7 @@ def test_every_version_has_its_replicas_as_far_as_there_are_nodes(
             assert len(found[model, version]) == min(replicas, len(nodes))
 
 
+@settings(deadline=None)
 @given(NODES, MODELS)
 def test_a_node_that_leaves_moves_only_what_it_held(
     nodes: set[str], models: dict[str, tuple[int, set[int]]]
@@ -58,6 +60,7 @@ def test_a_node_that_leaves_moves_only_what_it_held(
             assert after.get(holding, set()) == nodes_before
 
 
+@settings(deadline=None)
 @given(NODES, MODELS)
 def test_all_versions_of_a_model_lie_together(
     nodes: set[str], models: dict[str, tuple[int, set[int]]]
