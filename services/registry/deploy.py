@@ -38,8 +38,14 @@ def check_targets(targets: Sequence[Target]) -> None:
     for selector, count in Counter(target.selector for target in targets).items():
         if count > 1:
             raise InvalidArgument(f"{selector} is a target twice", field="targets")
-    if sum(target.weight for target in targets) == 0:
+    total = sum(target.weight for target in targets)
+    if total == 0:
         raise InvalidArgument("the weights add up to nothing", field="targets.weight")
+    # Any of them may come to mean the same version when an alias moves; their sum must be a weight.
+    if total > MAX_WEIGHT:
+        raise InvalidArgument(
+            f"the weights add up to {total}, at most {MAX_WEIGHT}", field="targets.weight"
+        )
 
 
 def check_replicas(replicas: int) -> int:

@@ -12,6 +12,7 @@ from mesh.manifest import Manifest
 from services.registry.artefact import MAX_FILES
 from services.registry.deploy import (
     DEFAULT_REPLICAS,
+    MAX_WEIGHT,
     build_deployment,
     check_replicas,
     check_targets,
@@ -39,11 +40,11 @@ def record(*targets: Target) -> DeploymentRecord:
 
 selectors = st.one_of(st.sampled_from(VERSIONS), st.sampled_from(["champion", "next"]))
 target_lists = st.lists(
-    st.builds(Target, selectors, st.integers(0, 100)),
+    st.builds(Target, selectors, st.integers(0, 100) | st.integers(0, MAX_WEIGHT)),
     min_size=1,
     max_size=5,
     unique_by=lambda target: target.selector,
-).filter(lambda targets: sum(target.weight for target in targets) > 0)
+).filter(lambda targets: 0 < sum(target.weight for target in targets) <= MAX_WEIGHT)
 
 
 @given(target_lists, st.dictionaries(st.sampled_from("abc"), st.sampled_from(VERSIONS)))
@@ -95,6 +96,7 @@ def test_what_does_not_exist_is_told_what_does(selector: int | str, hint: str) -
         ([Target(1, 0), Target(2, 0)], "targets.weight"),
         ([Target(1, 1), Target(1, 2)], "targets"),
         ([Target(1, 1), Target(2, 1_000_001)], "targets[1].weight"),
+        ([Target(1, 600_000), Target("champion", 600_000)], "targets.weight"),
         ([Target(n, 1) for n in range(1, 70)], "targets"),
     ],
 )
