@@ -49,7 +49,9 @@ class Publication:
         """Publishes the model's deployment now; where Consul is away, as soon as it is back."""
         try:
             async with asyncio.timeout(ANSWER_S):
-                await self._settle(model)
+                async for attempt in attempts(within_s=ANSWER_S, first_wait_s=0.01, on=Conflict):
+                    with attempt:
+                        await self._settle(model)
         except (Unavailable, Conflict, TimeoutError) as error:
             _log.warning("not published yet", model=model, error=str(error))
             self._due.set()

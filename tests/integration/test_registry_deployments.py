@@ -176,8 +176,9 @@ async def test_changes_at_once_end_with_consul_saying_what_sql_says(
             *((registry, other)[n % 2].deploy("probe", {"1": n + 1, "2": 1}) for n in range(16)),
             *((registry, other)[n % 2].alias("probe", f"a{n}", 1 + n % 3) for n in range(6)),
         )
-    revisions = [each.revision for each in answers if isinstance(each, pb.Deployment)]
-    assert len(set(revisions)) == 16
+    deployed = [each for each in answers if isinstance(each, pb.Deployment)]
+    assert len({each.revision for each in deployed}) == 16
+    assert all(each.published for each in deployed)
     request = pb.GetDeploymentRequest(model="probe")
     final = await registry.stub.GetDeployment(request, timeout=TIMEOUT_S)
     assert final.revision == 22
