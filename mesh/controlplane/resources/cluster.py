@@ -123,7 +123,7 @@ def _service_cluster(name: str) -> dict[str, Any]:
             # Below 50 % healthy Envoy would go on sending to dead nodes.
             "healthy_panic_threshold": {"value": 0},
             # By default a change of health may wait a second for company before it counts.
-            "update_merge_window": "0.02s",
+            "update_merge_window": "0s",
         },
         # Else a node that has left Consul and still answers stays in.
         "ignore_health_on_host_removal": True,
