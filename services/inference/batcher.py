@@ -171,9 +171,14 @@ class Batcher(Generic[P, R]):
                 waiting.call.fail(DeadlineExceeded("the deadline passed in the queue"))
 
     async def _wait(self, wait_s: float | None) -> None:
+        """Until a row arrives, a batch is due or a deadline passes."""
         self._arrived.clear()
+        calls = (waiting.call for waiting in self._waiting.values())
+        deadlines_s = [call.deadline_s for call in calls if call.deadline_s is not None]
+        ends = [] if wait_s is None else [wait_s]
+        ends += [deadline_s - time.monotonic() for deadline_s in deadlines_s]
         with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(min(ends, default=None)):
                 await self._arrived.wait()
 
     async def _run_batch(self, batch: Sequence[_Waiting[P, R]]) -> None:
