@@ -39,7 +39,8 @@ RETRY_ON = (
     "reset",
     "reset-before-request",
 )
-QUESTION_TRY = "2s"
+QUESTION_TRY = "5s"
+"""Long: a node that computes hard answers late, and a try given up counts against it."""
 REPLAY_BYTES = 64 * 1024 * 1024
 """Requests up to the largest message are kept until a node has answered, to be sent to another."""
 
