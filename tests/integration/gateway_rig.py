@@ -71,6 +71,11 @@ class Rig:
     grpc: str
     http: str
 
+    def reset(self) -> None:
+        """As it was when it was opened, for the next test."""
+        vars(self.node).update(vars(ScriptedNode()))
+        self.watch.now = make_watch().now
+
 
 @asynccontextmanager
 async def open_rig(*, telemetry: Telemetry | None = None, **settings) -> AsyncIterator[Rig]:

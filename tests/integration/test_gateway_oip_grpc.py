@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
@@ -13,20 +14,28 @@ from mesh.pb import inference_pb2 as oip
 from mesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.integration.gateway_rig import Rig, make_deployment, make_watch, open_rig
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Rig]:
     async with open_rig() as opened:
         yield opened
 
 
 @pytest.fixture
+def rig(shared: Rig) -> Rig:
+    shared.reset()
+    return shared
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(rig: Rig) -> AsyncIterator[triton.InferenceServerClient]:
     async with triton.InferenceServerClient(rig.grpc) as opened:
         yield opened
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def stub(rig: Rig) -> AsyncIterator[GRPCInferenceServiceStub]:
     async with grpc.aio.insecure_channel(rig.grpc) as channel:
         yield GRPCInferenceServiceStub(channel)

@@ -10,25 +10,34 @@ from collections.abc import AsyncIterator
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 import tritonclient.http.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.integration.gateway_rig import MAX_BODY_BYTES, Rig, make_deployment, make_watch, open_rig
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Rig]:
     async with open_rig() as opened:
         yield opened
 
 
 @pytest.fixture
+def rig(shared: Rig) -> Rig:
+    shared.reset()
+    return shared
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(rig: Rig) -> AsyncIterator[triton.InferenceServerClient]:
     async with triton.InferenceServerClient(rig.http) as opened:
         yield opened
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=f"http://{rig.http}") as opened:
         yield opened

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import openai
 import pytest
+import pytest_asyncio
 
 from services.gateway.affinity import affinity_key
 from tests.integration.gateway_node_servicer import WORDS, text_of
@@ -16,13 +17,22 @@ USER = {"role": "user", "content": "hello"}
 CHAT = {"model": "smollm2", "messages": [USER]}
 
 
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Rig]:
     async with open_rig() as opened:
         yield opened
 
 
 @pytest.fixture
+def rig(shared: Rig) -> Rig:
+    shared.reset()
+    return shared
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(rig: Rig) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
         base_url=f"http://{rig.http}/v1", api_key="none", max_retries=0
@@ -30,7 +40,7 @@ async def client(rig: Rig) -> AsyncIterator[openai.AsyncOpenAI]:
         yield opened
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=f"http://{rig.http}", timeout=20) as opened:
         yield opened

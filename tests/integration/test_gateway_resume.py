@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.integration.gateway_node_servicer import WORDS, text_of
 from tests.integration.gateway_rig import Rig, open_rig
@@ -13,13 +14,22 @@ BODY = {"model": "smollm2", "messages": [{"role": "user", "content": "count"}]}
 PATH = "/v1/chat/completions"
 
 
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Rig]:
     async with open_rig(resume_attempts=2) as opened:
         yield opened
 
 
 @pytest.fixture
+def rig(shared: Rig) -> Rig:
+    shared.reset()
+    return shared
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=f"http://{rig.http}", timeout=20) as opened:
         yield opened

@@ -25,7 +25,7 @@ from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.http.exchange import Exchange
 from services.gateway.http.json import json_response
 from services.gateway.node_client import Answer, Hop, NodeClient
-from services.gateway.openai.error import read_request
+from services.gateway.openai.error import EMBEDDING_FIELDS, in_words_of, read_request
 from services.gateway.openai.refusal import check_embedding
 from services.gateway.openai.request import EmbeddingRequest
 from services.gateway.openai.usage import Usage, record_request, record_usage
@@ -78,7 +78,8 @@ class EmbeddingRest:
             request_id=caller.request_id,
         )
         version = "" if reference.version is None else str(reference.version)
-        return await self.nodes.infer(make_infer(request, reference.name, version), hop)
+        with in_words_of(EMBEDDING_FIELDS):
+            return await self.nodes.infer(make_infer(request, reference.name, version), hop)
 
 
 def make_infer(request: EmbeddingRequest, model: str, version: str) -> oip.ModelInferRequest:

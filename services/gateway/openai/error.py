@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -27,8 +28,14 @@ _TYPES: Final[Mapping[int, str]] = MappingProxyType(
     }
 )
 
-# What the node calls the fields of its own request, where OpenAI has other names.
-_CHAT_FIELDS: Final = MappingProxyType({"prompt": "messages", "chat": "messages"})
+# What the node calls the fields of its own requests, where OpenAI has other names.
+CHAT_FIELDS: Final[Mapping[str, str]] = MappingProxyType(
+    {"prompt": "messages", "logprobs": "top_logprobs", "model_name": "model"}
+)
+COMPLETION_FIELDS: Final[Mapping[str, str]] = MappingProxyType({"model_name": "model"})
+EMBEDDING_FIELDS: Final[Mapping[str, str]] = MappingProxyType(
+    {"inputs.text": "input", "model_name": "model"}
+)
 
 
 def read_request(kind: type[R], body: bytes) -> R:
@@ -60,12 +67,14 @@ def render_error(error: RingmeshError) -> Response:
     return json_response(error_body(error), error_http_status(error), headers)
 
 
-def in_chat_words(error: RingmeshError) -> RingmeshError:
-    """The node's refusal with the field called as a chat request calls it."""
-    field = _CHAT_FIELDS.get(error.field or "")
-    if field is None or not isinstance(error, InvalidArgument):
-        return error
-    return InvalidArgument(error.message, field=field)
+@contextmanager
+def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
+    """Calls the field of a node's refusal what the caller called it."""
+    try:
+        yield
+    except InvalidArgument as error:
+        field = error.field or ""
+        raise InvalidArgument(error.message, field=fields.get(field, field)) from None
 
 
 def _refusal(error: ValidationError) -> InvalidArgument:

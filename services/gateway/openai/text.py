@@ -11,7 +11,6 @@ from typing import Literal
 from opentelemetry.trace import Span
 from starlette.responses import Response
 
-from mesh.errors import RingmeshError
 from mesh.pb.node_pb2 import ChatMessage, ChatPrompt, GenerateRequest, TokenIds
 from mesh.reference import ModelReference
 from services.gateway.affinity import affinity_key, chat_head, text_head, token_head
@@ -19,7 +18,12 @@ from services.gateway.http.event_stream import EventStream
 from services.gateway.http.exchange import Exchange
 from services.gateway.http.json import json_response
 from services.gateway.openai.answer import AnswerForm
-from services.gateway.openai.error import in_chat_words, read_request
+from services.gateway.openai.error import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    in_words_of,
+    read_request,
+)
 from services.gateway.openai.generation import Choice, TextGeneration, read_all, spread_seeds
 from services.gateway.openai.refusal import check_chat, check_completion
 from services.gateway.openai.request import ChatRequest, CompletionRequest
@@ -52,10 +56,8 @@ class TextRest:
             prompt_head=chat_head([(m.node_role, m.content) for m in request.messages]),
         )
         prompts = spread_seeds(chat_generation(request, reference), request.choices)
-        try:
+        with in_words_of(CHAT_FIELDS):
             choices = await self.generation.begin(reference, prompts, exchange.caller, key)
-        except RingmeshError as error:
-            raise in_chat_words(error) from None
         form = _form("chat", request.model, reference, choices, request.logprobs is True)
         return await _respond(request, choices, form, exchange.span)
 
@@ -72,7 +74,8 @@ class TextRest:
             prompt_head=text_head(first) if isinstance(first, str) else token_head(first),
         )
         prompts = list(completion_generations(request, reference))
-        choices = await self.generation.begin(reference, prompts, exchange.caller, key)
+        with in_words_of(COMPLETION_FIELDS):
+            choices = await self.generation.begin(reference, prompts, exchange.caller, key)
         form = _form("text", request.model, reference, choices, request.logprobs is not None)
         return await _respond(request, choices, form, exchange.span)
 
