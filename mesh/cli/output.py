@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+PIPE_WIDTH = 160
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -35,8 +38,9 @@ def print_failure(message: str, reason: str, *, as_json: bool) -> None:
 
 
 def make_console() -> Console:
-    """Where tables and text go."""
-    return Console(highlight=False)
+    """Where tables and text go; a file or a pipe is taken to be wide."""
+    is_narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if is_narrow else PIPE_WIDTH)
 
 
 def make_table(*columns: str, title: str | None = None) -> Table:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mesh.cli.output import JsonFlag, make_console, make_table, print_json
 from mesh.cli.place import StateDir
@@ -19,17 +20,15 @@ from mesh.local.trace_store import ID_DIGITS, TraceStore
 from mesh.local.trace_tree import SpanNode, SpanRecord, TraceTree
 
 app = typer.Typer()
+_WIDE = 120
 
 KEY_ATTRIBUTES = (
-    "ringmesh.model",
-    "ringmesh.version",
-    "ringmesh.node",
-    "rpc.method",
-    "rpc.grpc.status_code",
+    "gen_ai.response.model",
+    "rpc.response.status_code",
     "grpc.status_code",
     "http.status_code",
     "http.response.status_code",
-    "upstream_cluster.name",
+    "upstream_address",
 )
 """Shown where a span has them, beside everything of our own (ringmesh.*)."""
 
@@ -52,21 +51,23 @@ def trace(
     if as_json:
         print_json(asdict(tree) | {"orphans": tree.orphans})
     else:
-        make_console().print(draw(tree))
+        console = make_console()
+        console.print(draw(tree, with_bars=console.width >= _WIDE))
 
 
-def draw(tree: TraceTree) -> Table:
+def draw(tree: TraceTree, *, with_bars: bool) -> Table:
     """The tree beside its timeline: offset and duration of each span."""
-    table = make_table("span", "offset", "ms", "", "status", "about")
+    table = make_table("span", "offset", "ms", *([""] if with_bars else []), "about")
     table.title = (
         f"[bold]{tree.trace_id}[/]  {tree.span_count} spans  {_ms(tree.end_ns - tree.start_ns)} ms"
     )
-    for column in (1, 2):
-        table.columns[column].justify = "right"
-        table.columns[column].no_wrap = True
-    table.columns[0].no_wrap = True
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for column in table.columns[1:3]:
+        column.justify = "right"
     for guide, node in walk(tree):
-        table.add_row(*_cells(tree, guide, node))
+        bar = [_bar(tree, node.span)] if with_bars else []
+        table.add_row(*_cells(tree, guide, node.span), *bar, _about(node))
     return table
 
 
@@ -84,16 +85,11 @@ def walk(tree: TraceTree) -> Iterator[tuple[str, SpanNode]]:
         yield from below(root.children, "")
 
 
-def _cells(tree: TraceTree, guide: str, node: SpanNode) -> tuple[str, ...]:
-    span = node.span
-    orphan = " [yellow](orphan)[/]" if node.is_orphan else ""
+def _cells(tree: TraceTree, guide: str, span: SpanRecord) -> tuple[str, str, str]:
     return (
-        f"[dim]{guide}[/][cyan]{escape(span.service)}[/] {escape(span.name)}{orphan}",
+        f"[dim]{guide}[/][cyan]{escape(span.service)}[/] {escape(span.name)}",
         f"{_ms(span.start_ns - tree.start_ns)}",
         f"{_ms(span.end_ns - span.start_ns)}",
-        _bar(tree, span),
-        "[green]ok[/]" if span.error is None else f"[red]error[/] {escape(span.error)}",
-        f"[dim]{escape(_about(span))}[/]",
     )
 
 
@@ -105,10 +101,19 @@ def _bar(tree: TraceTree, span: SpanRecord, width: int = 24) -> str:
     return " " * min(begin, width - 1) + f"[blue]{bar}[/]"
 
 
-def _about(span: SpanRecord) -> str:
-    chosen: dict[str, Any] = {k: span.attributes[k] for k in KEY_ATTRIBUTES if k in span.attributes}
-    chosen |= {k: v for k, v in span.attributes.items() if k.startswith("ringmesh.")}
-    return "  ".join(f"{key.removeprefix('ringmesh.')}={value}" for key, value in chosen.items())
+def _about(node: SpanNode) -> Text:
+    """What is worth saying of a span, cut where the line ends."""
+    attributes = node.span.attributes
+    chosen: dict[str, Any] = {key: attributes[key] for key in KEY_ATTRIBUTES if key in attributes}
+    chosen |= {key: value for key, value in attributes.items() if key.startswith("ringmesh.")}
+    pairs = (f"{key.removeprefix('ringmesh.')}={value}" for key, value in chosen.items())
+    orphan = "[yellow]its parent is missing[/]  " if node.is_orphan else ""
+    error = node.span.error
+    failed = "" if error is None else f"[red]error[/] {escape(error)}  "
+    markup = f"{orphan}{failed}[dim]{escape('  '.join(pairs))}[/]"
+    text = Text.from_markup(markup, overflow="ellipsis")
+    text.no_wrap = True
+    return text
 
 
 def _show_latest(trees: list[TraceTree], *, as_json: bool) -> None:
