@@ -21,12 +21,11 @@ def compiled_folder(
     cache_dir: Path, parts: Sequence[str | int], build: Callable[[Path], None]
 ) -> Path:
     """The folder that stands for these parts, made by `build` if this machine has not got it."""
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-    place = cache_dir / key
+    place = cache_dir / folder_key(parts)
     if place.exists():
         return place
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / f"{key}.lock"):
+    with FileLock(place.with_suffix(".lock")):
         if not place.exists():
             unfinished = place.with_suffix(".unfinished")
             # Whoever left it is dead: we hold the lock.
@@ -35,3 +34,8 @@ def compiled_folder(
             build(unfinished)
             unfinished.rename(place)
     return place
+
+
+def folder_key(parts: Sequence[str | int]) -> str:
+    """The folder's name: it changes with whatever could change the content."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -1,23 +1,20 @@
 """Compiled models on disk: what a node needs to start a decoder, made once per machine.
 
-A compiled model is a folder with the graph, its weights, the tokenizer and a description. Its name
-is a digest of all that it depends on: the artefact, the target, the precision, the context and the
-versions of builder and runtime. It is built in a folder beside it and renamed when whole, under a
-file lock, so that two nodes that start together build it once and a crash leaves nothing half made.
+A compiled model is a folder with the graph, its weights, the tokenizer and a description. It
+depends on the artefact, the target, the precision, the context and the versions of builder and
+runtime; how such a folder is made once and found again is the business of `compiled_folder`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from tokenizers import Tokenizer
 
 from mesh.errors import FailedPrecondition
+from services.inference.compiled_folder import compiled_folder, folder_key
 from services.inference.llm import decoder_graph, graph_writer, onnxruntime_slots
 from services.inference.llm.architecture import LlamaConfig, SamplingDefaults, TextRules
 from services.inference.llm.decoder_graph import build_decoder_graph
@@ -49,19 +46,21 @@ def compiled_model(
     folder: Path, *, digest: str, max_context_tokens: int, precision: Precision, cache_dir: Path
 ) -> CompiledModel:
     """The compiled form of the GGUF in `folder`, built now if this machine has not got it yet."""
-    key = cache_key(digest, max_context_tokens, precision)
-    place = cache_dir / key
-    if not place.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_dir / f"{key}.lock"):
-            if not place.exists():
-                _build(_gguf_in(folder), max_context_tokens, precision, place)
-    return _load(place)
+
+    def build(unfinished: Path) -> None:
+        _build(_gguf_in(folder), max_context_tokens, precision, unfinished)
+
+    parts = _parts(digest, max_context_tokens, precision)
+    return _load(compiled_folder(cache_dir, parts, build))
 
 
 def cache_key(digest: str, max_context_tokens: int, precision: Precision) -> str:
     """The name of the compiled form: it changes with whatever could change the contents."""
-    parts = (
+    return folder_key(_parts(digest, max_context_tokens, precision))
+
+
+def _parts(digest: str, max_context_tokens: int, precision: Precision) -> tuple[str | int, ...]:
+    return (
         digest,
         _TARGET,
         precision,
@@ -69,7 +68,6 @@ def cache_key(digest: str, max_context_tokens: int, precision: Precision) -> str
         decoder_graph.GRAPH_VERSION,
         onnxruntime_slots.VERSION,
     )
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _gguf_in(folder: Path) -> Path:
@@ -79,10 +77,7 @@ def _gguf_in(folder: Path) -> Path:
     return found[0]
 
 
-def _build(gguf: Path, max_context_tokens: int, precision: Precision, place: Path) -> None:
-    unfinished = place.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
+def _build(gguf: Path, max_context_tokens: int, precision: Precision, unfinished: Path) -> None:
     model = GgufModel(gguf)
     context_tokens = min(max_context_tokens, model.config.trained_context_tokens)
     build_decoder_graph(
@@ -99,7 +94,6 @@ def _build(gguf: Path, max_context_tokens: int, precision: Precision, place: Pat
         "context_tokens": context_tokens,
     }
     (unfinished / _DESCRIPTION_FILE).write_text(json.dumps(description))
-    unfinished.rename(place)
 
 
 def _load(place: Path) -> CompiledModel:
