@@ -28,6 +28,9 @@ WAIT_S = 60
 REASSERT_S = 5.0
 """How often a registration is compared with what Consul has."""
 RETRY_MAX_S = 3.0
+CHECK_FAILURES = 3
+"""Failed checks in a row that make an instance critical. One is too few: a machine that is busy for a
+second would lose healthy instances. Envoy, which sees each broken connection, is the fast line."""
 SESSION_TTL_S = 10
 
 _log = get_logger(__name__)
@@ -224,7 +227,7 @@ class Registration:
         """Tells Consul what should be registered."""
         instance = self._instance
         check = Check.grpc(
-            f"{instance.address}:{instance.port}", "1s", timeout="500ms", deregister="1m"
+            f"{instance.address}:{instance.port}", "1s", timeout="1s", deregister="1m"
         )
         await self._client.agent.service.register(
             instance.service,
@@ -233,7 +236,7 @@ class Registration:
             port=instance.port,
             tags=sorted(instance.tags),
             meta=dict(instance.meta),
-            check={**check, "Status": "passing"},
+            check={**check, "Status": "passing", "FailuresBeforeCritical": CHECK_FAILURES},
         )
 
     async def run_keeper(self) -> None:

@@ -99,7 +99,7 @@ def http_options(**fields: Any) -> Spec:
 
 def http2_options(*, keepalive_interval_s: int) -> Spec:
     """HTTP/2 with pings, which find a hung peer under open streams."""
-    keepalive = {"interval": f"{keepalive_interval_s}s", "timeout": "1s"}
+    keepalive = {"interval": f"{keepalive_interval_s}s", "timeout": "3s"}
     http2 = {
         "connection_keepalive": keepalive,
         "initial_stream_window_size": STREAM_WINDOW_BYTES,
@@ -120,8 +120,9 @@ def _service_cluster(name: str) -> dict[str, Any]:
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": _circuit_breakers(),
         "common_lb_config": {
-            # Below 50 % healthy Envoy would go on sending to dead nodes.
-            "healthy_panic_threshold": {"value": 0},
+            # By default Envoy goes on sending to dead nodes once half are unhealthy. With nobody
+            # healthy it still may: a machine too busy for its health checks can yet answer.
+            "healthy_panic_threshold": {"value": 1},
             # By default a change of health may wait a second for company before it counts.
             "update_merge_window": "0s",
         },
@@ -132,11 +133,11 @@ def _service_cluster(name: str) -> dict[str, Any]:
 
 def _health_check(**kind: Spec) -> Spec:
     return {
-        "timeout": "0.5s",
+        "timeout": "1s",
         "interval": "1s",
         "interval_jitter": "0.1s",
         "no_traffic_interval": "1s",
-        "unhealthy_threshold": 2,
+        "unhealthy_threshold": 3,
         "healthy_threshold": 1,
         **kind,
     }
