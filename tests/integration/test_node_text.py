@@ -1,0 +1,121 @@
+"""A real language model behind the Open Inference Protocol: a text in, its continuation out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+import tritonclient.grpc.aio as triton
+
+from mesh.errors import error_from_rpc
+from mesh.pb import inference_pb2 as oip
+from mesh.tensor import decode_raw
+from tests.integration.llm_support import golden, open_model
+from tests.integration.node_rig import NodeRig, open_node
+
+pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def rig(demo_models: Any, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NodeRig]:
+    cache_dir = tmp_path_factory.getbasetemp() / "compiled"
+    async with (
+        open_model(demo_models.smollm2_gguf, cache_dir, slots=4, weights="fp32") as model,
+        open_node([model]) as opened,
+    ):
+        yield opened
+
+
+def request(text: str, **parameters: Any) -> oip.ModelInferRequest:
+    message = oip.ModelInferRequest(model_name="smollm2")
+    tensor = message.inputs.add(name="text_input", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(text.encode())
+    for name, value in {"temperature": 0.0, **parameters}.items():
+        kinds = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
+        setattr(message.parameters[name], kinds[type(value)], value)
+    return message
+
+
+async def complete(rig: NodeRig, text: str, **parameters: Any) -> tuple[str, dict[str, Any]]:
+    answer = await rig.stub.ModelInfer(request(text, **parameters))
+    raw = answer.raw_output_contents[0]
+    (output,) = decode_raw("BYTES", answer.outputs[0].shape, raw, field="text_output")
+    facts = {
+        name: getattr(value, value.WhichOneof("parameter_choice"))
+        for name, value in answer.parameters.items()
+    }
+    return output.decode(), facts
+
+
+async def test_a_text_is_continued_as_the_reference_does(rig: NodeRig) -> None:
+    case = next(case for case in golden()["generations"] if "text" in case)
+    text, facts = await complete(rig, case["text"], max_tokens=16)
+    assert text
+    assert case["greedy_text"].startswith(text)
+    assert facts == {
+        "prompt_tokens": len(case["prompt_ids"]),
+        "completion_tokens": 16,
+        "finish_reason": "length",
+    }
+
+
+async def test_callers_at_once_get_what_each_gets_alone(rig: NodeRig) -> None:
+    texts = [case["text"] for case in golden()["generations"] if "text" in case][:4]
+    sampled = {"max_tokens": 12, "temperature": 0.9, "seed": 7}
+    alone = [(await complete(rig, text, **sampled))[0] for text in texts]
+    together = await asyncio.gather(*(complete(rig, text, **sampled) for text in texts))
+    assert [text for text, _ in together] == alone
+
+
+async def test_an_unmodified_triton_client_asks_for_text(rig: NodeRig) -> None:
+    tensor = triton.InferInput("text_input", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([b"The capital of France is"], dtype=np.object_))
+    async with triton.InferenceServerClient(rig.address) as client:
+        assert await client.is_model_ready("smollm2")
+        metadata = await client.get_model_metadata("smollm2")
+        parameters = {"max_tokens": 4, "temperature": 0.0}
+        result = await client.infer("smollm2", [tensor], parameters=parameters)
+    assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [
+        ("text_input", "BYTES", [1])
+    ]
+    assert b"Paris" in result.as_numpy("text_output")[0]
+
+
+async def test_queue_prefill_and_decode_are_spans_of_the_call(rig: NodeRig) -> None:
+    rig.exporter.clear()
+    await complete(rig, "Once upon a time", max_tokens=4)
+    spans = await rig.spans("ModelInfer")
+    for name in ("queue", "prefill", "decode"):
+        assert spans[name].parent.span_id == spans["ModelInfer"].context.span_id
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"temperature": 1e9}, "temperature"),
+        ({"temperature": "hot"}, "parameters.temperature"),
+        ({"seed": -1}, "parameters.seed"),
+        ({"tempratur": 1.0}, "parameters.tempratur"),
+    ],
+)
+async def test_wrong_parameters_are_named(
+    rig: NodeRig, parameters: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await rig.stub.ModelInfer(request("Hi", **parameters))
+    error = error_from_rpc(failed.value)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.field is not None
+    assert error.field.removeprefix("parameters.") == field.removeprefix("parameters.")
+
+
+async def test_a_prompt_longer_than_the_context_says_both_figures(rig: NodeRig) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="2047") as failed:
+        await rig.stub.ModelInfer(request("word " * 20_000))
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
