@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mesh.settings import Address
@@ -40,3 +40,9 @@ class LocalSettings(BaseSettings):
         ),
     )
     """A collector that runs already; unset: the trace sink of our own."""
+
+    @field_validator("consul_address", mode="before")
+    @classmethod
+    def _without_scheme(cls, value: object) -> object:
+        """Consul's own tools take CONSUL_HTTP_ADDR with a scheme as well."""
+        return value.removeprefix("http://").rstrip("/") if isinstance(value, str) else value

@@ -14,7 +14,15 @@ from typing import Any
 import httpx
 import pytest
 
+from mesh.local.address import choose_addresses
+from mesh.local.child import Child, Stage
+from mesh.local.consul_agent import prepare_consul
+from mesh.local.consul_view import SERVICES, ConsulView
+from mesh.local.probe import http_probe
 from mesh.local.run_state import MeshRecord, read_record
+from mesh.local.settings import LocalSettings
+from mesh.local.supervisor import supervise
+from mesh.local.toolchain import find_consul
 
 START_S = 60.0
 STOP_S = 30.0
@@ -34,7 +42,8 @@ async def start(env: dict[str, str], *arguments: str, **streams: Any) -> Process
 
 async def up(env: dict[str, str]) -> tuple[Process, dict[str, Any]]:
     """A mesh that is ready, with the event that said so."""
-    complaints = Path(env["RINGMESH_STATE_DIR"]).with_suffix(".complaints")
+    state_dir = Path(env["RINGMESH_STATE_DIR"])
+    complaints = state_dir.with_name(f"{state_dir.name}.complaints")
     with complaints.open("ab") as stderr:
         process = await start(env, "up", "--json", stdout=PIPE, stderr=stderr)
     assert process.stdout is not None
@@ -135,3 +144,32 @@ async def test_a_crashed_process_is_replaced_and_recorded(tmp_path: Path) -> Non
     record: MeshRecord = read_record(tmp_path)
     assert record.processes["registry"].pid not in (before, None)
     assert await stop(process) == 0
+
+
+async def test_a_consul_that_runs_already_is_used_and_left_clean(tmp_path: Path) -> None:
+    addresses = choose_addresses(LocalSettings(edge_port=0, consul_port=0, envoy_admin_port=0))
+    consul = Child(
+        name="consul",
+        argv=prepare_consul(find_consul(), tmp_path, addresses),
+        env=dict(os.environ),
+        stage=Stage.DISCOVERY,
+        probe=http_probe(f"http://{addresses.consul}/v1/agent/self"),
+    )
+    async with supervise([consul], tmp_path / "logs", lambda _: None) as supervision:
+        await supervision.wait_ready(timeout_s=START_S)
+        process, event = await up(make_env(tmp_path / "mesh", CONSUL_HTTP_ADDR=addresses.consul))
+        assert event["consul"] == addresses.consul
+        assert "consul" not in event["processes"]
+        with ConsulView(addresses.consul) as view:
+            assert {each.service for each in view.instances()} == set(SERVICES)
+            assert await stop(process) == 0
+            assert view.instances() == []
+
+
+async def test_a_consul_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
+    env = make_env(tmp_path, CONSUL_HTTP_ADDR="127.0.0.1:9")
+    process = await start(env, "up", stdout=PIPE, stderr=PIPE)
+    _, complaint = await asyncio.wait_for(process.communicate(), START_S)
+    assert process.returncode == 1
+    assert "CONSUL_HTTP_ADDR is 127.0.0.1:9, where no Consul answers" in complaint.decode()
+    assert "Traceback" not in complaint.decode()

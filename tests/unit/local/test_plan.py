@@ -54,8 +54,11 @@ def test_every_need_is_a_child(tmp_path: Path) -> None:
 
 
 def test_a_consul_and_a_collector_that_run_already_are_used(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, consul_address="10.0.0.1:8500", otlp_endpoint="http://jaeger:4317")
+    plan = make_plan(
+        tmp_path, consul_address="http://10.0.0.1:8500", otlp_endpoint="http://jaeger:4317"
+    )
     children = plan_children(plan, NO_CATALOG)
+    assert plan.settings.consul_address == "10.0.0.1:8500"
     assert {"consul", "tracesink"}.isdisjoint(child.name for child in children)
     assert {child.env["OTEL_EXPORTER_OTLP_ENDPOINT"] for child in children} == {
         "http://jaeger:4317"
