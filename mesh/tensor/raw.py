@@ -97,10 +97,8 @@ def check_raw(datatype: str, shape: Sequence[int], raw: bytes, *, field: str) ->
             pass
     elif len(raw) != count * kind.item_bytes:
         needed = count * kind.item_bytes
-        raise refuse(
-            field,
-            f"got {len(raw)} bytes, but {datatype} of shape {show_shape(shape)} takes {needed} bytes",
-        )
+        whole = f"{datatype} of shape {show_shape(shape)}"
+        raise refuse(field, f"got {len(raw)} bytes, but {whole} takes {needed} bytes")
 
 
 def decode_raw(datatype: str, shape: Sequence[int], raw: bytes, *, field: str) -> Array:
