@@ -20,15 +20,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mesh.catalog import Catalog, Instance
 from mesh.deployment import PLACEMENTS_PREFIX, ArtefactFile, Assignment, Placement
+from mesh.local.demo_models import DemoModels
 from mesh.manifest import Manifest
 from mesh.pb import node_pb2, node_pb2_grpc
+from mesh.store import ArtefactStore, digest_of
 from tests.integration.consul_rig import ConsulRig, eventually, open_consul
-from tests.integration.node_rig import NODE, assignment_of
+from tests.integration.node_rig import NODE, artefact_files, assignment_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parents[2]
-KEY = PLACEMENTS_PREFIX + NODE
 IDENTITY = Manifest(name="identity", task="tensor", format="identity")
 BROKEN = Manifest(name="broken", task="text-generation", format="gguf")
 
@@ -47,23 +48,25 @@ async def catalog(consul: ConsulRig) -> AsyncIterator[Catalog]:
         yield opened
 
 
-def start_node(consul: ConsulRig, folder: Path) -> subprocess.Popen[bytes]:
+def start_node(consul: ConsulRig, folder: Path, name: str) -> subprocess.Popen[bytes]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RINGMESH_", "OTEL_"))}
     env |= {
-        "RINGMESH_NODE_ID": NODE,
+        "RINGMESH_NODE_ID": name,
         "RINGMESH_STATE_DIR": str(folder),
         "CONSUL_HTTP_ADDR": consul.address,
         "PYTHONPATH": str(ROOT),
     }
-    with (folder / "node.log").open("ab") as log:
+    with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "services.inference"], env=env, stdout=log, stderr=log
         )
 
 
 @asynccontextmanager
-async def node(consul: ConsulRig, folder: Path) -> AsyncIterator[subprocess.Popen[bytes]]:
-    process = start_node(consul, folder)
+async def node(
+    consul: ConsulRig, folder: Path, name: str = NODE
+) -> AsyncIterator[subprocess.Popen[bytes]]:
+    process = start_node(consul, folder, name)
     try:
         yield process
     finally:
@@ -71,14 +74,15 @@ async def node(consul: ConsulRig, folder: Path) -> AsyncIterator[subprocess.Pope
         process.wait()
 
 
-async def place(catalog: Catalog, *assignments: Assignment) -> None:
-    await catalog.put(KEY, Placement(node=NODE, assignments=assignments).to_json())
+async def place(catalog: Catalog, *assignments: Assignment, name: str = NODE) -> None:
+    placement = Placement(node=name, assignments=assignments)
+    await catalog.put(PLACEMENTS_PREFIX + name, placement.to_json())
 
 
-async def tagged(catalog: Catalog, *tags: str) -> Instance:
+async def tagged(catalog: Catalog, *tags: str, name: str = NODE) -> Instance:
     async for instances in catalog.watch_instances("inference"):
         for instance in instances:
-            if instance.tags == frozenset(tags):
+            if instance.meta["node"] == name and instance.tags == frozenset(tags):
                 return instance
     raise AssertionError
 
@@ -147,7 +151,7 @@ async def test_a_load_that_fails_keeps_its_reason_and_is_tried_again(
             )
             await eventually(broken, lambda found: "model.gguf" in found.reason)
             assert status.version == "1"
-        log = tmp_path / "node.log"
+        log = tmp_path / f"{NODE}.log"
 
         async def failures() -> int:
             return log.read_text().count("does not hold 'model.gguf'")
@@ -185,3 +189,59 @@ async def test_a_restarted_node_takes_up_its_placement(
             await gone(catalog)
         async with node(consul, tmp_path):
             assert await infer(await tagged(catalog, "identity@3")) == "3"
+
+
+MINILM = Manifest(name="minilm", task="text-embedding", format="sentence-transformers")
+SMOLLM2 = Manifest(name="smollm2", task="text-generation", format="gguf")
+
+
+@pytest.mark.model
+async def test_two_nodes_of_a_machine_load_real_models_and_stay_healthy_meanwhile(
+    consul: ConsulRig, catalog: Catalog, tmp_path: Path, demo_models: DemoModels
+) -> None:
+    names = ("node-b", "node-c")
+    await catalog.put(PLACEMENTS_PREFIX + NODE, Placement(node=NODE, assignments=()).to_json())
+    minilm = artefact_files(demo_models.minilm_folder)
+    gguf = demo_models.smollm2_gguf
+    weights = ArtefactFile(path=gguf.name, digest=digest_of(gguf), size_bytes=gguf.stat().st_size)
+    store = ArtefactStore((tmp_path / "artefacts").as_uri())
+    for file in minilm:
+        await store.put(file.digest, demo_models.minilm_folder / file.path)
+    await store.put(weights.digest, gguf)
+    held = (assignment_of(MINILM, 1, *minilm), assignment_of(SMOLLM2, 1, weights))
+    for name in names:
+        await place(catalog, *held, name=name)
+    lost: list[str] = []
+
+    async def watch_health() -> None:
+        seen: set[str] = set()
+        async for instances in catalog.watch_instances("inference"):
+            passing = {instance.meta["node"] for instance in instances} & {*names}
+            lost.extend(seen - passing)
+            seen |= passing
+
+    async with (
+        asyncio.timeout(110),
+        node(consul, tmp_path, names[0]) as first,
+        node(consul, tmp_path, names[1]) as second,
+    ):
+        watching = asyncio.create_task(watch_health())
+        for name in names:
+            instance = await tagged(catalog, "minilm@1", "smollm2@1", name=name)
+            assert await embed(instance) == (1, 384)
+        watching.cancel()
+        compiled = [each for each in (tmp_path / "cache" / "compiled").iterdir() if each.is_dir()]
+        assert len(compiled) == 2  # one per model, made once for both nodes
+        for process in (first, second):
+            process.send_signal(signal.SIGTERM)
+        assert [await ended(first), await ended(second)] == [0, 0]
+    assert lost == []
+
+
+async def embed(instance: Instance) -> tuple[int, ...]:
+    tensor = triton.InferInput("text", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([b"hello"], dtype=np.object_))
+    async with triton.InferenceServerClient(f"{instance.address}:{instance.port}") as client:
+        result = await client.infer("minilm", [tensor])
+    shape: tuple[int, ...] = result.as_numpy("embedding").shape
+    return shape
