@@ -110,6 +110,7 @@ async def open_rig(*, telemetry: Telemetry | None = None, **settings) -> AsyncIt
                 listen="127.0.0.1:0",
                 services=front.grpc,
                 telemetry=telemetry,
+                implementation=options.grpc_server,
                 drain_timeout_s=0.2,
             )
         )

@@ -64,6 +64,12 @@ async def test_an_inference_passes_through(client) -> None:
     assert result.get_response().id == "r-1"
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+async def test_compressed_calls_are_accepted(client, algorithm: str) -> None:
+    result = await client.infer("identity", [make_input()], compression_algorithm=algorithm)
+    assert result.as_numpy("x").tolist() == [1.0, 2.0]
+
+
 async def test_the_receipt_comes_back_and_the_route_goes_out(rig: Rig, stub) -> None:
     request = oip.ModelInferRequest(model_name="identity@champion")
     call = stub.ModelInfer(request, metadata=[("x-session-id", "s-1"), ("x-request-id", "r-1")])

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import struct
+import time
 import zlib
 from collections.abc import AsyncIterator
 
@@ -132,6 +133,13 @@ async def test_the_answer_names_its_node_and_version(rig: Rig, http) -> None:
     assert answer.json()["outputs"][0]["data"] == [1]
     assert rig.node.metadata[-1]["x-ringmesh-affinity"] == "s-1"
     assert rig.node.metadata[-1]["x-ringmesh-model"] == "identity"
+
+
+async def test_an_answer_does_not_wait_for_the_clients_acknowledgement(http) -> None:
+    began = time.perf_counter()
+    for _ in range(50):
+        await http.post(PATH, json=BODY)
+    assert time.perf_counter() - began < 50 * 0.04  # the delay of an ACK
 
 
 async def test_percent_encoded_names_and_versions_in_the_path(rig: Rig, http) -> None:

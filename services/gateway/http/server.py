@@ -70,7 +70,9 @@ def _bound(listen: str) -> Iterator[socket.socket]:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
+    # The protocol by name: asyncio turns Nagle's algorithm off only where it reads TCP, and every
+    # answer of two writes would wait 40 ms for the client's delayed ACK.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, int(port)))
