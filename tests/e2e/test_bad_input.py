@@ -194,7 +194,9 @@ def test_a_prompt_longer_than_the_context_says_both_figures(http: httpx.Client) 
     body = {"model": "smollm2", "prompt": "word " * 20_000, "max_tokens": 4}
     answer = http.post("/v1/completions", json=body)
     assert answer.status_code == 400
-    assert "2048" in answer.json()["error"]["message"]
+    message = answer.json()["error"]["message"]
+    assert "20001" in message
+    assert "2047" in message  # a context of 2048, and room for one token of an answer
 
 
 def test_internal_headers_from_outside_are_ignored(http: httpx.Client) -> None:
