@@ -30,7 +30,7 @@ REASSERT_S = 5.0
 RETRY_MAX_S = 3.0
 CHECK_FAILURES = 3
 """Failed checks in a row that make an instance critical. One is too few: a machine that is busy for a
-second would lose healthy instances. Envoy, which sees each broken connection, is the fast line."""
+second would lose healthy instances. Envoy, which sees broken connections, is the fast line."""
 SESSION_TTL_S = 10
 
 _log = get_logger(__name__)

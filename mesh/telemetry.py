@@ -23,6 +23,9 @@ from prometheus_client import CollectorRegistry, Histogram, start_http_server
 EXPORT_DELAY_MS = 500
 """A trace can be looked at about this long after its request ended."""
 
+EXPORT_TIMEOUT_S = 2
+"""A collector that is gone must not keep a process from stopping."""
+
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -89,6 +92,10 @@ def _make_provider(
         return NoOpTracerProvider()
     resource = Resource.create({"service.name": service_name, "service.instance.id": instance_id})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http:"))
+    exporter = OTLPSpanExporter(
+        endpoint=otlp_endpoint,
+        insecure=otlp_endpoint.startswith("http:"),
+        timeout=EXPORT_TIMEOUT_S,
+    )
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=EXPORT_DELAY_MS))
     return provider

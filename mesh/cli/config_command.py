@@ -120,7 +120,7 @@ def watch_settings(
     console = make_console()
 
     async def run(channel: grpc.aio.Channel) -> None:
-        stub = config_pb2_grpc.ConfigStub(channel)  # type: ignore[no-untyped-call]  # generated
+        stub = config_pb2_grpc.ConfigStub(channel)
         async for answer in stub.WatchSettings(pb.WatchSettingsRequest()):
             for setting in answer.settings:
                 if as_json:
@@ -142,7 +142,7 @@ def read_value(text: str) -> str:
 
 def _ask(edge: str | None, state_dir: Path, ask: Ask[T]) -> T:
     async def through(channel: grpc.aio.Channel) -> T:
-        return await ask(config_pb2_grpc.ConfigStub(channel))  # type: ignore[no-untyped-call]  # generated
+        return await ask(config_pb2_grpc.ConfigStub(channel))
 
     return call(find_edge(edge, state_dir), through)
 

@@ -20,7 +20,7 @@ def ask_registry(edge: str, ask: Callable[[registry_pb2_grpc.RegistryStub], Awai
     """The registry's answer."""
 
     async def through(channel: grpc.aio.Channel) -> T:
-        return await ask(registry_pb2_grpc.RegistryStub(channel))  # type: ignore[no-untyped-call]  # generated
+        return await ask(registry_pb2_grpc.RegistryStub(channel))
 
     return call(edge, through)
 

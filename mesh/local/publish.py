@@ -54,7 +54,7 @@ class Publisher:
     """The registry, as someone who publishes sees it."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._registry = registry_pb2_grpc.RegistryStub(channel)  # type: ignore[no-untyped-call]  # generated
+        self._registry = registry_pb2_grpc.RegistryStub(channel)
 
     async def publish(
         self, manifest: Manifest, files: Iterable[LocalFile], description: str = ""

@@ -71,8 +71,8 @@ class NodeClient:
     """The nodes behind Envoy's mesh listener."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._oip: Any = inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._node: Any = node_pb2_grpc.NodeStub(channel)  # type: ignore[no-untyped-call]
+        self._oip: Any = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self._node: Any = node_pb2_grpc.NodeStub(channel)
 
     async def infer(
         self, request: oip.ModelInferRequest, hop: Hop

@@ -22,7 +22,7 @@ from mesh.catalog import Catalog, Instance
 from mesh.deployment import PLACEMENTS_PREFIX, ArtefactFile, Assignment, Placement
 from mesh.local.demo_models import DemoModels
 from mesh.manifest import Manifest
-from mesh.pb import node_pb2, node_pb2_grpc
+from mesh.pb import inference_pb2, inference_pb2_grpc, node_pb2, node_pb2_grpc
 from mesh.store import ArtefactStore, digest_of
 from tests.integration.consul_rig import ConsulRig, eventually, open_consul
 from tests.integration.node_rig import NODE, artefact_files, assignment_of
@@ -31,6 +31,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parents[2]
 IDENTITY = Manifest(name="identity", task="tensor", format="identity")
+MINILM = Manifest(name="minilm", task="text-embedding", format="sentence-transformers")
+SMOLLM2 = Manifest(name="smollm2", task="text-generation", format="gguf")
 BROKEN = Manifest(name="broken", task="text-generation", format="gguf")
 
 
@@ -191,24 +193,17 @@ async def test_a_restarted_node_takes_up_its_placement(
             assert await infer(await tagged(catalog, "identity@3")) == "3"
 
 
-MINILM = Manifest(name="minilm", task="text-embedding", format="sentence-transformers")
-SMOLLM2 = Manifest(name="smollm2", task="text-generation", format="gguf")
-
-
 @pytest.mark.model
 async def test_two_nodes_of_a_machine_load_real_models_and_stay_healthy_meanwhile(
     consul: ConsulRig, catalog: Catalog, tmp_path: Path, demo_models: DemoModels
 ) -> None:
     names = ("node-b", "node-c")
     await catalog.put(PLACEMENTS_PREFIX + NODE, Placement(node=NODE, assignments=()).to_json())
-    minilm = artefact_files(demo_models.minilm_folder)
     gguf = demo_models.smollm2_gguf
     weights = ArtefactFile(path=gguf.name, digest=digest_of(gguf), size_bytes=gguf.stat().st_size)
-    store = ArtefactStore((tmp_path / "artefacts").as_uri())
-    for file in minilm:
-        await store.put(file.digest, demo_models.minilm_folder / file.path)
-    await store.put(weights.digest, gguf)
-    held = (assignment_of(MINILM, 1, *minilm), assignment_of(SMOLLM2, 1, weights))
+    await ArtefactStore((tmp_path / "artefacts").as_uri()).put(weights.digest, gguf)
+    minilm = await stored_minilm(tmp_path, demo_models)
+    held = (minilm, assignment_of(SMOLLM2, 1, weights))
     for name in names:
         await place(catalog, *held, name=name)
     lost: list[str] = []
@@ -228,7 +223,7 @@ async def test_two_nodes_of_a_machine_load_real_models_and_stay_healthy_meanwhil
         watching = asyncio.create_task(watch_health())
         for name in names:
             instance = await tagged(catalog, "minilm@1", "smollm2@1", name=name)
-            assert await embed(instance) == (1, 384)
+            assert await embed(instance, "hello") == (1, 384)
         watching.cancel()
         compiled = [each for each in (tmp_path / "cache" / "compiled").iterdir() if each.is_dir()]
         assert len(compiled) == 2  # one per model, made once for both nodes
@@ -238,10 +233,60 @@ async def test_two_nodes_of_a_machine_load_real_models_and_stay_healthy_meanwhil
     assert lost == []
 
 
-async def embed(instance: Instance) -> tuple[int, ...]:
+async def stored_minilm(folder: Path, demo_models: DemoModels) -> Assignment:
+    """The encoder, its files in the artefact store of that state folder."""
+    files = artefact_files(demo_models.minilm_folder)
+    store = ArtefactStore((folder / "artefacts").as_uri())
+    for file in files:
+        await store.put(file.digest, demo_models.minilm_folder / file.path)
+    return assignment_of(MINILM, 1, *files)
+
+
+async def embed(instance: Instance, text: str) -> tuple[int, ...]:
     tensor = triton.InferInput("text", [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([b"hello"], dtype=np.object_))
+    tensor.set_data_from_numpy(np.array([text.encode()], dtype=np.object_))
     async with triton.InferenceServerClient(f"{instance.address}:{instance.port}") as client:
         result = await client.infer("minilm", [tensor])
     shape: tuple[int, ...] = result.as_numpy("embedding").shape
     return shape
+
+
+@pytest.mark.model
+async def test_a_stopping_node_leaves_consul_first_and_finishes_what_is_under_way(
+    consul: ConsulRig, catalog: Catalog, tmp_path: Path, demo_models: DemoModels
+) -> None:
+    await place(catalog, await stored_minilm(tmp_path, demo_models))
+    async with asyncio.timeout(60), node(consul, tmp_path) as process:
+        instance = await tagged(catalog, "minilm@1")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{instance.port}") as channel:
+            call = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(many_texts(60))
+            # Over the same connection: what came before has arrived when this is answered.
+            await node_pb2_grpc.NodeStub(channel).ListModels(node_pb2.ListModelsRequest())
+            process.send_signal(signal.SIGTERM)
+            await gone(catalog)
+            assert not call.done()
+            assert list((await call).outputs[0].shape) == [60, 384]
+        assert await ended(process) == 0
+
+
+def many_texts(count: int) -> inference_pb2.ModelInferRequest:
+    request = inference_pb2.ModelInferRequest(model_name="minilm")
+    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[count])
+    tensor.contents.bytes_contents.extend([b"a " * 300] * count)
+    return request
+
+
+async def test_a_node_serves_on_without_consul_and_is_back_with_it(
+    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+) -> None:
+    await place(catalog, assignment_of(IDENTITY, 4))
+    async with asyncio.timeout(90), node(consul, tmp_path) as process:
+        instance = await tagged(catalog, "identity@4")
+        consul.kill()
+        assert await infer(instance) == "4"
+        await consul.start()
+        assert (await tagged(catalog, "identity@4")).port == instance.port
+        await place(catalog, assignment_of(IDENTITY, 5))
+        assert await infer(await tagged(catalog, "identity@5")) == "5"
+        process.send_signal(signal.SIGTERM)
+        assert await ended(process) == 0
