@@ -29,8 +29,8 @@ REASSERT_S = 5.0
 """How often a registration is compared with what Consul has."""
 RETRY_MAX_S = 3.0
 CHECK_FAILURES = 3
-"""Failed checks in a row that make an instance critical. One is too few: a machine that is busy for a
-second would lose healthy instances. Envoy, which sees broken connections, is the fast line."""
+"""Failed checks in a row that make an instance critical. One is too few: a machine that is busy for
+a second would lose healthy instances. Envoy, which sees broken connections, is the fast line."""
 SESSION_TTL_S = 10
 
 _log = get_logger(__name__)

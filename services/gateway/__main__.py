@@ -28,7 +28,7 @@ async def _serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             watch_directory(catalog) as watch,
             open_channel(settings.mesh_address, telemetry) as channel,
         ):
-            front = make_front(watch, channel, settings, telemetry.tracer)
+            front = make_front(watch, channel, settings, telemetry)
             async with (
                 serve(
                     listen=settings.listen,

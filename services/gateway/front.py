@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import grpc
-from opentelemetry.trace import Tracer
 from starlette.types import ASGIApp
 
 from mesh.pb.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from mesh.server import ServiceBinding
+from mesh.telemetry import Telemetry
 from services.gateway.dataplane import Dataplane
 from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.http.app import Protocol, build_app
@@ -40,7 +40,10 @@ class Front:
 
 
 def make_front(
-    watch: DirectoryWatch, channel: grpc.aio.Channel, settings: GatewaySettings, tracer: Tracer
+    watch: DirectoryWatch,
+    channel: grpc.aio.Channel,
+    settings: GatewaySettings,
+    telemetry: Telemetry,
 ) -> Front:
     """The whole gateway but for its listeners."""
     nodes = NodeClient(channel)
@@ -52,7 +55,7 @@ def make_front(
         Protocol("/v2", OipRest(dataplane).routes(), render_oip_error),
         Protocol("/v1", _openai(watch, nodes, settings), render_openai_error),
     )
-    app = build_app(protocols, tracer, max_body_bytes=settings.max_body_bytes)
+    app = build_app(protocols, telemetry, max_body_bytes=settings.max_body_bytes)
     return Front((binding,), app)
 
 

@@ -56,7 +56,12 @@ class Hop:
             (SESSION_HEADER, self.session),
             (REQUEST_ID_HEADER, self.request_id),
         )
-        return tuple((key, value) for key, value in pairs if value)
+        # HTTP headers may hold what gRPC metadata must not.
+        return tuple(
+            (key, value)
+            for key, value in pairs
+            if value and value.isascii() and value.isprintable()
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ async def open_rig(*, telemetry: Telemetry | None = None, **settings) -> AsyncIt
             **settings,
         )
         channel = await stack.enter_async_context(open_channel(options.mesh_address, telemetry))
-        front = make_front(watch, channel, options, telemetry.tracer)
+        front = make_front(watch, channel, options, telemetry)
         gateway = await stack.enter_async_context(
             serve(
                 listen="127.0.0.1:0",

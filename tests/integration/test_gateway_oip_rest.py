@@ -142,6 +142,15 @@ async def test_an_answer_does_not_wait_for_the_clients_acknowledgement(http) -> 
     assert time.perf_counter() - began < 50 * 0.04  # the delay of an ACK
 
 
+async def test_a_session_id_that_metadata_cannot_hold_still_ties(rig: Rig, http) -> None:
+    for _ in range(2):
+        answer = await http.post(PATH, json=BODY, headers={"x-session-id": "grüße".encode()})
+        assert answer.status_code == 200
+    first, second = rig.node.metadata[-2:]
+    assert first["x-ringmesh-affinity"] == second["x-ringmesh-affinity"]
+    assert "x-session-id" not in first
+
+
 async def test_percent_encoded_names_and_versions_in_the_path(rig: Rig, http) -> None:
     for path, model in (
         ("/v2/models/identity%40champion/infer", "identity@champion"),

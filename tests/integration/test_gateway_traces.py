@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from mesh.telemetry import Telemetry
 from tests.integration.gateway_rig import Rig, make_telemetry, open_rig
 
 CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "hello"}]}
@@ -25,11 +26,16 @@ def spans() -> InMemorySpanExporter:
     return InMemorySpanExporter()
 
 
-@pytest_asyncio.fixture
-async def rig(spans: InMemorySpanExporter) -> AsyncIterator[Rig]:
+@pytest.fixture
+def telemetry(spans: InMemorySpanExporter) -> Telemetry:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    async with open_rig(telemetry=make_telemetry(provider)) as opened:
+    return make_telemetry(provider)
+
+
+@pytest_asyncio.fixture
+async def rig(telemetry: Telemetry) -> AsyncIterator[Rig]:
+    async with open_rig(telemetry=telemetry) as opened:
         yield opened
 
 
@@ -76,6 +82,17 @@ async def test_a_stream_that_fails_marks_its_span(rig: Rig, http, spans) -> None
     span = await ended(spans, SpanKind.SERVER)
     assert span.status.status_code is StatusCode.ERROR
     assert span.attributes["error.type"] == "UNAVAILABLE"
+
+
+async def test_requests_are_measured_by_route_and_status(rig: Rig, http, telemetry) -> None:
+    for model in ("minilm", "nope"):
+        await http.post("/v1/embeddings", json={"model": model, "input": "x"})
+    name = "http_server_request_duration_seconds_count"
+    for status in ("200", "404"):
+        labels = {"route": "/v1/embeddings", "status": status}
+        async with asyncio.timeout(5):
+            while telemetry.metrics.get_sample_value(name, labels) != 1:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_route_is_named_by_its_template(http, spans) -> None:

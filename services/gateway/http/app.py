@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from opentelemetry.trace import Tracer
+from prometheus_client import Histogram
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mesh.errors import NotFound
+from mesh.telemetry import Telemetry
 from services.gateway.http.endpoint import Endpoint
 from services.gateway.http.exchange import ErrorRenderer, Exchange, Handler, Routes
 
@@ -27,12 +28,22 @@ class Protocol:
     render_error: ErrorRenderer
 
 
-def build_app(protocols: Iterable[Protocol], tracer: Tracer, *, max_body_bytes: int) -> ASGIApp:
+def build_app(
+    protocols: Iterable[Protocol], telemetry: Telemetry, *, max_body_bytes: int
+) -> ASGIApp:
     """The application; what belongs to no protocol is refused as the first would."""
     protocols = tuple(protocols)
+    duration = Histogram(
+        "http_server_request_duration_seconds",
+        "Duration of HTTP requests, streams to their end; status 0 where the client left first.",
+        ["route", "status"],
+        registry=telemetry.metrics,
+    )
 
     def endpoint(route: str, handler: Handler, protocol: Protocol) -> Endpoint:
-        return Endpoint(route, handler, protocol.render_error, tracer, max_body_bytes)
+        return Endpoint(
+            route, handler, protocol.render_error, telemetry.tracer, duration, max_body_bytes
+        )
 
     routes = []
     for protocol in protocols:

@@ -8,12 +8,14 @@ away cancels the handler, and with it the call to the node.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from prometheus_client import Histogram
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -40,13 +42,14 @@ class Endpoint:
     handler: Handler
     render_error: ErrorRenderer
     tracer: Tracer
+    duration: Histogram
     max_body_bytes: int
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        with self._span(scope, headers) as span:
-            recorded = _recording(send, span)
+        with self._observed(scope, headers) as outcome:
+            span, recorded = outcome.span, outcome.recording(send)
             try:
                 body = await read_body(receive, headers, self.max_body_bytes)
             except RingmeshError as error:
@@ -77,7 +80,8 @@ class Endpoint:
         await response(scope, receive, send)
 
     @contextmanager
-    def _span(self, scope: Scope, headers: dict[str, str]) -> Iterator[Span]:
+    def _observed(self, scope: Scope, headers: dict[str, str]) -> Iterator[_Outcome]:
+        began = time.perf_counter()
         with self.tracer.start_as_current_span(
             f"{scope['method']} {self.route}",
             context=extract_context(headers.items()),
@@ -89,19 +93,36 @@ class Endpoint:
                 "url.scheme": scope["scheme"],
             },
         ) as span:
-            yield span
+            outcome = _Outcome(span)
+            try:
+                yield outcome
+            finally:
+                took = time.perf_counter() - began
+                self.duration.labels(self.route, outcome.status).observe(took)
 
 
-def _recording(send: Send, span: Span) -> Send:
-    async def record(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            status: int = message["status"]
-            span.set_attribute("http.response.status_code", status)
-            if status >= SERVER_FAULT:
-                span.set_status(Status(StatusCode.ERROR))
-        await send(message)
+class _Outcome:
+    """What the client was told, for the span and the metrics."""
 
-    return record
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.status = 0
+
+    def recording(self, send: Send) -> Send:
+        """`send`, looked at as it passes."""
+
+        async def record(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._note(message["status"])
+            await send(message)
+
+        return record
+
+    def _note(self, status: int) -> None:
+        self.status = status
+        self.span.set_attribute("http.response.status_code", status)
+        if status >= SERVER_FAULT:
+            self.span.set_status(Status(StatusCode.ERROR))
 
 
 async def refuse_unread(response: Response, receive: Receive, send: Send) -> None:
