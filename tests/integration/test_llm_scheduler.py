@@ -144,22 +144,22 @@ async def test_a_broken_off_answer_is_taken_up_by_another_node(
     sampling = SamplingRequest(temperature=0.8, seed=3)
     prompt = chat(("user", "Tell me a short story about a fox."))
     whole = GenerationRequest(prompt, sampling, max_tokens=32)
-    async with open_model(demo_models.smollm2_gguf, cache_dir, weights="fp32") as first:
+    async with open_model(demo_models.smollm2_gguf, cache_dir) as first:
         expected = await first.generate_text(whole)
-    async with open_model(demo_models.smollm2_gguf, cache_dir, weights="fp32") as second:
-        rest = await second.generate_text(
-            GenerationRequest(
-                prompt, sampling, max_tokens=32, resume_token_ids=expected.token_ids[:13]
+    async with open_model(demo_models.smollm2_gguf, cache_dir) as second:
+        for delivered in (1, 2, 5, 13, 20, 31):
+            resumed = expected.token_ids[:delivered]
+            rest = await second.generate_text(
+                GenerationRequest(prompt, sampling, max_tokens=32, resume_token_ids=resumed)
             )
-        )
+            assert resumed + rest.token_ids == expected.token_ids
+            assert expected.text.endswith(rest.text)
+            assert rest.finished.completion_tokens == 32
         done = await second.generate_text(
             GenerationRequest(
                 prompt, sampling, max_tokens=13, resume_token_ids=expected.token_ids[:13]
             )
         )
-    assert expected.token_ids[:13] + rest.token_ids == expected.token_ids
-    assert expected.text.endswith(rest.text)
-    assert rest.finished.completion_tokens == 32
     assert (done.token_ids, done.finished.reason) == ((), FinishReason.LENGTH)
 
 

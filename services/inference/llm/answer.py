@@ -6,6 +6,7 @@ or other answers, which is why batching cannot change it.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,21 +47,19 @@ class Answer:
 
     def __init__(self, task: Task, text_bytes: Callable[[int], bytes], now_ns: int) -> None:
         self.task = task
-        # What is prefilled: the prompt, and what of the answer there is already.
-        self.context = task.prompt + task.resumed
         self.is_cancelled = False
         self.last_token = 0
         self._text_bytes = text_bytes
         self._history = History.of(task.prompt)
         self._stream = TextStream(task.stop)
-        self._count = len(task.resumed)
+        self._count = 0
+        # Tokens that were delivered before are decoded again, not prefilled: a run of many tokens
+        # goes through other kernels, whose last bits would lead the rest of the answer astray.
+        self._replay = deque(task.resumed)
         self._submitted_ns = now_ns
         self._admitted_ns = now_ns
         self._first_token_ns = 0
         self._largest_batch = 1
-        for token in task.resumed:
-            self._history.add(token)
-            self._stream.feed(text_bytes(token))
 
     def is_late(self, now_s: float) -> bool:
         """Whether nobody waits any more."""
@@ -73,24 +72,36 @@ class Answer:
         return Started(now_ns, prompt_tokens=size, cached_tokens=min(reused, size))
 
     def accept(self, logits: NDArray[np.float32], batch: int, now_ns: int) -> tuple[Event, ...]:
-        """Chooses the next token; the events that follow from it, ending in `Finished` or not."""
+        """Chooses the next token; the events that follow from it, ending in `Finished` or not.
+
+        None follow from a token that was delivered before.
+        """
         self._first_token_ns = self._first_token_ns or now_ns
         self._largest_batch = max(self._largest_batch, batch)
+        if self._replay:
+            self._take(self._replay.popleft())
+            return ()
         token = choose(logits, self.task.sampling, self._history, self._count)
         if token in self.task.end_ids:
             return self._end(now_ns, FinishReason.STOP)
-        self._history.add(token)
-        self._count += 1
-        self.last_token = token
-        text = self._stream.feed(self._text_bytes(token))
+        text = self._take(token)
         reason = self._reason()
         if reason is not None:
             text += self._stream.finish()
         delta = Delta(now_ns, text, (token,), self._logprobs(logits, token))
         return (delta,) if reason is None else (delta, self._finished(now_ns, reason))
 
+    def _take(self, token: int) -> str:
+        """Adds a token; the text that is decided with it."""
+        self._history.add(token)
+        self._count += 1
+        self.last_token = token
+        return self._stream.feed(self._text_bytes(token))
+
     def exhausted(self, now_ns: int) -> tuple[Event, ...]:
         """The events of an answer that has no token left to make."""
+        while self._replay:
+            self._take(self._replay.popleft())
         return self._end(now_ns, FinishReason.LENGTH)
 
     def _reason(self) -> FinishReason | None:

@@ -107,7 +107,7 @@ class Engine:
         self._drop_running(now)
         self._drop_waiting(waiting, now)
         self._steps += 1
-        queue = tuple(Waiting(number, answer.context) for number, answer in waiting.items())
+        queue = tuple(Waiting(number, answer.task.prompt) for number, answer in waiting.items())
         step = plan(State(tuple(self._slots), queue, self._chunk_tokens, self._steps))
         self._slots = list(step.slots)
         self._act(step.actions, waiting)
@@ -191,7 +191,7 @@ class Engine:
         answer = self._answer(index)
         events = answer.accept(logits, batch, time.time_ns())
         self._mail += [(answer, event) for event in events]
-        if isinstance(events[-1], Finished):
+        if events and isinstance(events[-1], Finished):
             self._release(index)
 
     def _release(self, index: int) -> None:
