@@ -101,7 +101,7 @@ Try:
 def make_tries(record: MeshRecord, trace_id: str) -> list[str]:
     """Commands for the demo models."""
     curl = f"curl -s http://{record.edge}/v1/{{}} -H 'content-type: application/json' -d '{{}}'"
-    message = {"role": "user", "content": "Name three colours."}
+    message = {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
     chat = {"model": "smollm2", "messages": [message], "temperature": 0}
     return [
         curl.format("chat/completions", json.dumps(chat)),
