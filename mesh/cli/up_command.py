@@ -163,10 +163,13 @@ def _print_record(record: MeshRecord, trace_id: str | None) -> None:
 
 def _own_command(record: MeshRecord) -> str:
     """How the user called this program, so that the printed command works in the same shell."""
-    called = sys.argv[0]
-    command = called if Path(called).name == "ringmesh" else f"{sys.executable} -m mesh.cli.main"
-    if Path(called).is_absolute() and Path(called).is_relative_to(Path.cwd()):
-        command = str(Path(called).relative_to(Path.cwd()))
+    called = Path(sys.argv[0])
+    if called.name != "ringmesh":
+        command = f"{shlex.quote(sys.executable)} -m mesh.cli.main"
+    elif called.is_absolute() and called.is_relative_to(Path.cwd()):
+        command = shlex.quote(str(called.relative_to(Path.cwd())))
+    else:
+        command = shlex.quote(str(called))
     if Path(record.state_dir) == Path(".ringmesh").resolve():
         return command
     return f"RINGMESH_STATE_DIR={shlex.quote(record.state_dir)} {command}"

@@ -36,16 +36,18 @@ def wait_for(what: str, condition: Callable[[], bool], timeout_s: float = 60) ->
         time.sleep(0.1)
 
 
-def both_serve(mesh: Mesh) -> bool:
-    return all(len(mesh.serving_nodes(f"{m}@1")) == 2 for m in ("smollm2", "minilm", "identity"))
+def both_serve(mesh: Mesh, http: httpx.Client) -> bool:
+    """By what they answer: Consul takes three seconds to see that a node is gone."""
+    ready = all(len(mesh.serving_nodes(f"{m}@1")) == 2 for m in ("smollm2", "minilm", "identity"))
+    return ready and len({node_of(http, f"s-{i}") for i in range(20)}) == 2
 
 
 @pytest.fixture
-def whole(mesh: Mesh):
+def whole(mesh: Mesh, http: httpx.Client):
     """Both nodes serve everything, before and after."""
-    wait_for("both nodes serving", lambda: both_serve(mesh))
+    wait_for("both nodes serving", lambda: both_serve(mesh, http))
     yield mesh
-    wait_for("both nodes serving again", lambda: both_serve(mesh))
+    wait_for("both nodes serving again", lambda: both_serve(mesh, http))
 
 
 def test_a_session_keeps_its_node_and_sessions_spread(whole: Mesh, http: httpx.Client) -> None:
@@ -79,7 +81,7 @@ def test_a_dead_node_moves_its_own_sessions_only(whole: Mesh, http: httpx.Client
     os.kill(whole.node_pid(victim), signal.SIGKILL)
     after = {session: node_of(http, session) for session in sessions}
     assert set(after.values()) == {survivor}
-    wait_for("both nodes serving again", lambda: both_serve(whole))
+    wait_for("both nodes serving again", lambda: both_serve(whole, http))
     wait_for(
         "every session back where it was",
         lambda: {session: node_of(http, session) for session in sessions} == before,
