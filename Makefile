@@ -34,11 +34,11 @@ protos: $(VENV)/.dev
 $(VENV)/.local: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the mesh's packages into $(VENV) (a minute or two the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[local]'
 	@touch $@
 
 # The same, and the tools that check and test it.
 $(VENV)/.dev: pyproject.toml $(VENV)/.local
 	@echo "installing the tools for checks and tests"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[local,dev]'
 	@touch $@
