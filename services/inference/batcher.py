@@ -18,23 +18,18 @@ from typing import Generic, TypeVar
 
 from mesh.errors import (
     DeadlineExceeded,
-    DeadlineTooShort,
     Internal,
     InvalidArgument,
-    QueueFull,
     RingmeshError,
     Unavailable,
 )
 from mesh.logs import get_logger
+from services.inference.backlog import Backlog
 from services.inference.batch import BatchLimits, Row, form_batch
-from services.inference.drain_rate import DrainRate
 from services.inference.tensor_model import Timing
 
 P = TypeVar("P")  # a row's payload
 R = TypeVar("R")  # its result
-
-DEFAULT_RETRY_S = 1.0
-LONGEST_RETRY_S = 60.0
 
 _log = get_logger(__name__)
 
@@ -89,7 +84,7 @@ class Batcher(Generic[P, R]):
         self._waiting: dict[int, _Waiting[P, R]] = {}
         self._arrivals = 0
         self._arrived = asyncio.Event()
-        self._rate = DrainRate()
+        self._backlog = Backlog(max_rows, "rows")
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -141,19 +136,7 @@ class Batcher(Generic[P, R]):
                 f"inputs: {count} rows are more than the {self._max_rows} that may wait",
                 field="inputs",
             )
-        now_s, ahead = time.monotonic(), len(self._waiting)
-        if ahead + count > self._max_rows:
-            wait_s = self._rate.wait_s(ahead + count - self._max_rows, now_s)
-            retry_s = DEFAULT_RETRY_S if wait_s is None else min(wait_s, LONGEST_RETRY_S)
-            raise QueueFull(f"{ahead} rows are waiting already", retry_s)
-        wait_s = self._rate.wait_s(ahead, now_s) or 0.0
-        if call.deadline_s is not None and call.deadline_s <= now_s + wait_s:
-            raise DeadlineTooShort(
-                f"the deadline passes before the request's turn: {ahead} rows wait, for about "
-                f"{wait_s:.2f} s"
-            )
-        if not ahead:
-            self._rate.restart(now_s)
+        self._backlog.check(len(self._waiting), count, call.deadline_s, time.monotonic())
 
     def _enqueue(self, payload: P, width: int, call: _Call[R]) -> int:
         self._arrivals += 1
@@ -194,6 +177,7 @@ class Batcher(Generic[P, R]):
                 self._executor, self._run, payloads, batch[0].row.width
             )
         except RingmeshError as error:
+            _log.error("batch failed", batcher=repr(self), rows=len(batch), error=error.message)
             _fail(batch, error)
         except Exception:  # noqa: BLE001 - whatever a backend does to one batch, the others go on
             _log.exception("batch failed unexpectedly", batcher=repr(self), rows=len(batch))
@@ -203,7 +187,7 @@ class Batcher(Generic[P, R]):
             raise
         else:
             _deliver(batch, results)
-        self._rate.count(len(batch))
+        self._backlog.count(len(batch))
 
     def _close(self) -> None:
         self._is_closed = True

@@ -6,7 +6,7 @@ import pytest
 
 from mesh.errors import DeadlineTooShort, QueueFull, Unavailable
 from services.inference.llm.answer import Answer, Task
-from services.inference.llm.intake import Drain, Intake
+from services.inference.llm.intake import Intake
 from services.inference.llm.sampling import Sampling
 
 GREEDY = Sampling(0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, 0)
@@ -86,8 +86,3 @@ def test_a_closed_intake_takes_nothing_and_ends_the_engine() -> None:
     assert intake.leftovers() == (waiting,)
     with pytest.raises(Unavailable):
         intake.offer(answer())
-
-
-def test_few_departures_make_no_rate() -> None:
-    assert Drain(departures=3, seconds=9).wait_s(1) is None
-    assert Drain(departures=4, seconds=8).wait_s(3) == 6
