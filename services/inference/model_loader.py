@@ -13,9 +13,10 @@ from mesh.deployment import Assignment, VersionSpec
 from mesh.errors import FailedPrecondition
 from mesh.manifest import Format
 from mesh.store import ArtefactStore
-from services.inference.backends.identity import open_identity
-from services.inference.backends.sentence_encoder import open_sentence_encoder
-from services.inference.llm.model import EngineSettings, open_language_model
+from services.inference.backend import BackendSettings
+from services.inference.encoders.sentence_encoder import open_sentence_encoder
+from services.inference.identity import open_identity
+from services.inference.llm.model import open_language_model
 from services.inference.model_table import LoadedModel
 from services.inference.settings import NodeSettings
 
@@ -48,22 +49,17 @@ class ModelLoader:
 
 def make_openers(settings: NodeSettings, compiled_dir: Path) -> Mapping[Format, Opener]:
     """Each format's way of opening a folder with the artefact's files."""
-    engine = EngineSettings(threads=settings.engine_threads, spin=settings.engine_spin)
+    backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
 
     async def identity(_folder: Path, spec: VersionSpec) -> LoadedModel:
         return open_identity(spec)
 
     async def gguf(folder: Path, spec: VersionSpec) -> LoadedModel:
-        return await open_language_model(folder, spec, compiled_dir, engine)
+        return await open_language_model(folder, spec, compiled_dir, backend)
 
     async def sentence_transformers(folder: Path, spec: VersionSpec) -> LoadedModel:
         return await open_sentence_encoder(
-            folder,
-            spec,
-            compiled_dir,
-            threads=engine.threads,
-            spin=engine.spin,
-            max_queue_rows=settings.max_queue_rows,
+            folder, spec, compiled_dir, backend, max_queue_rows=settings.max_queue_rows
         )
 
     return MappingProxyType(

@@ -1,7 +1,7 @@
 """What a tensor model is to the node: named inputs in, named outputs out.
 
-A backend is a file in `backends/` whose `open_...` returns a `TensorModel`. Requests have been
-checked against `inputs` before they get here, so a backend sees only tensors that it asked for.
+A kind of model is a file whose `open_...` returns a `TensorModel`. Requests have been checked
+against `inputs` before they get here, so a model sees only tensors that it asked for.
 """
 
 from __future__ import annotations

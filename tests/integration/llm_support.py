@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.deployment import VersionSpec
 from mesh.manifest import Manifest
+from services.inference.backend import BackendSettings
 from services.inference.llm.chat_template import ChatMessage
-from services.inference.llm.model import EngineSettings, open_language_model
+from services.inference.llm.model import open_language_model
 from services.inference.llm.request import GenerationRequest, SamplingRequest
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ async def open_model(
 ) -> AsyncIterator[LoadedLanguageModel]:
     """The demo model under the given generation options."""
     model = await open_language_model(
-        gguf.parent, spec_of(**generation), cache_dir, EngineSettings()
+        gguf.parent, spec_of(**generation), cache_dir, BackendSettings()
     )
     try:
         yield model

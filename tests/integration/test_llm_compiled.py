@@ -37,7 +37,7 @@ def test_two_nodes_build_it_once_even_after_a_crash(demo_models: Any, tmp_path: 
     key = cache_key(DIGEST, CONTEXT, "int8")
     leftover = tmp_path / f"{key}.unfinished"
     leftover.mkdir()
-    (leftover / "decoder.onnx").write_bytes(b"half a graph")
+    (leftover / "graph.onnx").write_bytes(b"half a graph")
     folder = demo_models.smollm2_gguf.parent
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn) as pool:

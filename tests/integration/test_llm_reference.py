@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from services.inference.backend import BackendSettings
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.chat_template import ChatMessage, ChatTemplate
 from services.inference.llm.compiled import CompiledModel, compiled_model
@@ -107,8 +108,7 @@ def perplexity(compiled: CompiledModel, ids: list[int]) -> float:
         compiled.config,
         slots=1,
         context_tokens=compiled.context_tokens,
-        threads=2,
-        spin=False,
+        settings=BackendSettings(threads=2),
     )
     loss = 0.0
     for position, token in enumerate(ids[:-1]):

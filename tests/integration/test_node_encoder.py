@@ -17,8 +17,9 @@ import tritonclient.grpc.aio as triton
 from mesh.errors import RingmeshError, error_from_rpc
 from mesh.manifest import EmbeddingOptions, Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.backends.bert_encoder import padded_width
-from services.inference.backends.sentence_encoder import (
+from services.inference.backend import BackendSettings
+from services.inference.encoders.bert_encoder import padded_width
+from services.inference.encoders.sentence_encoder import (
     LONGEST_TEXT_BYTES,
     SentenceEncoderModel,
     open_sentence_encoder,
@@ -39,7 +40,7 @@ async def open_minilm(folder: Path, cache_dir: Path, **options: Any) -> Sentence
         embedding=EmbeddingOptions(**options),
     )
     return await open_sentence_encoder(
-        folder, spec_of(manifest), cache_dir, threads=None, spin=False, max_queue_rows=256
+        folder, spec_of(manifest), cache_dir, BackendSettings(), max_queue_rows=256
     )
 
 

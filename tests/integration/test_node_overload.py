@@ -17,7 +17,8 @@ from mesh.errors import QueueFull, error_from_rpc
 from mesh.local.demo_models import DemoModels
 from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.backends.sentence_encoder import (
+from services.inference.backend import BackendSettings
+from services.inference.encoders.sentence_encoder import (
     SentenceEncoderModel,
     open_sentence_encoder,
 )
@@ -41,8 +42,7 @@ async def model(demo_models: DemoModels, cache_dir: Path) -> SentenceEncoderMode
         demo_models.minilm_folder,
         spec_of(MINILM),
         cache_dir,
-        threads=1,
-        spin=False,
+        BackendSettings(threads=1),
         max_queue_rows=QUEUE_ROWS,
     )
 

@@ -7,20 +7,15 @@ or other answers, which is why batching cannot change it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
-from services.inference.llm.sampling import History, Logprob, choose, logprob_of
+from services.inference.llm.sampling import History, Logprob, Sampling, choose, logprob_of
 from services.inference.llm.text_stream import TextStream
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from services.inference.llm.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)

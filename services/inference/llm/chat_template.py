@@ -8,20 +8,17 @@ authors of templates write, that of transformers: whitespace trimmed around bloc
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mesh.errors import FailedPrecondition, InvalidArgument
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from services.inference.llm.architecture import TextRules
+from services.inference.llm.architecture import TextRules
 
 
 @dataclass(frozen=True, slots=True)

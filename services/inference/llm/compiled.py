@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from mesh.errors import FailedPrecondition
-from services.inference.compiled_folder import compiled_folder, folder_key
-from services.inference.llm import decoder_graph, graph_writer, onnxruntime_slots
+from services.inference.graph import session
+from services.inference.graph.compiled_folder import compiled_folder, folder_key
+from services.inference.graph.writer import GRAPH_FILE
+from services.inference.llm import decoder_graph
 from services.inference.llm.architecture import LlamaConfig, SamplingDefaults, TextRules
-from services.inference.llm.decoder_graph import build_decoder_graph
+from services.inference.llm.decoder_graph import Precision, build_decoder_graph
 from services.inference.llm.gguf_model import GgufModel
 from services.inference.llm.vocabulary import tokenizer_from_gguf
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from services.inference.llm.decoder_graph import Precision
 
 _TOKENIZER_FILE = "tokenizer.json"
 _DESCRIPTION_FILE = "model.json"
@@ -66,7 +64,7 @@ def _parts(digest: str, max_context_tokens: int, precision: Precision) -> tuple[
         precision,
         max_context_tokens,
         decoder_graph.GRAPH_VERSION,
-        onnxruntime_slots.VERSION,
+        session.VERSION,
     )
 
 
@@ -100,7 +98,7 @@ def _load(place: Path) -> CompiledModel:
     description: dict[str, Any] = json.loads((place / _DESCRIPTION_FILE).read_text())
     rules = description["rules"]
     return CompiledModel(
-        graph=place / graph_writer.GRAPH_FILE,
+        graph=place / GRAPH_FILE,
         config=LlamaConfig(**description["config"]),
         rules=TextRules(
             **{

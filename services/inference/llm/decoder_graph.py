@@ -13,24 +13,19 @@ part of a slot (the standard Attention scans all of it), and MatMulNBits compute
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
-from services.inference.llm.graph_writer import GraphWriter
-from services.inference.llm.quantization import BLOCK, stack
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from services.inference.llm.architecture import LlamaConfig
-    from services.inference.llm.quantization import BlockInt8
+from services.inference.graph.writer import GraphWriter
+from services.inference.llm.architecture import LlamaConfig
+from services.inference.llm.quantization import BLOCK, BlockInt8, stack
 
 Precision = Literal["int8", "fp32"]
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Part of the key of a cached graph: raise it with every change to what is built here."""
 
 _OPSETS = {"": 21, "com.microsoft": 1}

@@ -10,11 +10,18 @@ A failed run fails the answers that it touched and clears their slots; the other
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mesh.errors import DeadlineExceeded, Internal, RingmeshError, Unavailable
 from mesh.logs import get_logger
+from services.inference.backend import BackendFailed
+from services.inference.llm.answer import Answer
+from services.inference.llm.intake import Intake
 from services.inference.llm.plan import (
     Action,
     Admit,
@@ -27,19 +34,8 @@ from services.inference.llm.plan import (
     Waiting,
     plan,
 )
-from services.inference.llm.request import Finished
-from services.inference.llm.slot_backend import BackendFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from services.inference.llm.answer import Answer
-    from services.inference.llm.intake import Intake
-    from services.inference.llm.request import Event
-    from services.inference.llm.slot_backend import SlotBackend
+from services.inference.llm.request import Event, Finished
+from services.inference.llm.slot_backend import SlotBackend
 
 log = get_logger(__name__)
 

@@ -9,19 +9,16 @@ that is why a compiled model keeps a copy of what it needs.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
 from mesh.errors import FailedPrecondition
 from services.inference.llm.architecture import LlamaConfig, SamplingDefaults, TextRules
 from services.inference.llm.quantization import BlockInt8, from_q4_1, from_q8_0, quantize
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 ARCHITECTURE = "llama"
 _ROTATED = ("attn_q.weight", "attn_k.weight")

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import time
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from mesh.deployment import VersionSpec
 from mesh.errors import FailedPrecondition, InvalidArgument
+from mesh.manifest import GenerationOptions
+from services.inference.backend import BackendSettings
 from services.inference.llm.answer import Task
+from services.inference.llm.architecture import TextRules
 from services.inference.llm.chat_template import ChatTemplate
-from services.inference.llm.compiled import compiled_model
+from services.inference.llm.compiled import CompiledModel, compiled_model
+from services.inference.llm.engine import Occupancy
 from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
 from services.inference.llm.request import (
     Delta,
+    Event,
     Finished,
     GenerationRequest,
     SamplingRequest,
@@ -31,37 +37,13 @@ from services.inference.llm.request import (
     check_limits,
     decide_sampling,
 )
-from services.inference.llm.scheduler import open_scheduler
+from services.inference.llm.scheduler import Scheduler, open_scheduler
+from services.inference.llm.slot_backend import SlotBackend
 from services.inference.llm.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from pathlib import Path
-
-    from mesh.deployment import VersionSpec
-    from mesh.manifest import GenerationOptions
-    from services.inference.llm.architecture import TextRules
-    from services.inference.llm.compiled import CompiledModel
-    from services.inference.llm.engine import Occupancy
-    from services.inference.llm.request import Event
-    from services.inference.llm.scheduler import Scheduler
-    from services.inference.llm.slot_backend import SlotBackend
 
 # Longer texts are encoded beside the event loop: 10 kB take about 3 ms.
 _LONG_TEXT_CHARACTERS = 4096
 _LARGEST_SEED = 2**64
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """How the node lets the engine use the machine.
-
-    `threads` None means all cores; nodes that share a machine do better with their share of them.
-    `spin` gains 15-25 % on a machine of one's own and loses as much on a shared one.
-    """
-
-    threads: int | None = None
-    spin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +207,7 @@ class LoadedLanguageModel:
 
 
 async def open_language_model(
-    folder: Path, spec: VersionSpec, cache_dir: Path, settings: EngineSettings
+    folder: Path, spec: VersionSpec, cache_dir: Path, settings: BackendSettings
 ) -> LoadedLanguageModel:
     """Loads the GGUF in `folder`; the first time on this machine takes some seconds more."""
     options = spec.manifest.generation
@@ -263,13 +245,12 @@ async def open_language_model(
 
 
 def _open_backend(
-    compiled: CompiledModel, options: GenerationOptions, settings: EngineSettings
+    compiled: CompiledModel, options: GenerationOptions, settings: BackendSettings
 ) -> SlotBackend:
     return OnnxRuntimeSlots(
         compiled.graph,
         compiled.config,
         slots=options.slots,
         context_tokens=compiled.context_tokens,
-        threads=settings.threads or os.cpu_count() or 1,
-        spin=settings.spin,
+        settings=settings,
     )

@@ -2,41 +2,33 @@
 
 Each (first slot, rows, tokens) shape has a binding of its own, made once: the buffers stay where
 they are and only their contents change. Slots lie in anonymous memory that costs nothing until a
-position is written. The interpreter's lock is free during a run.
+position is written.
 """
 
 from __future__ import annotations
 
 import mmap
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import numpy as np
-import onnxruntime
+from numpy.typing import NDArray
 
-from services.inference.llm.graph_writer import WEIGHTS_FILE
-from services.inference.llm.slot_backend import BackendFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from services.inference.llm.architecture import LlamaConfig
-
-VERSION: str = onnxruntime.__version__
-"""Part of the key of a cached graph."""
+from services.inference.backend import BackendFailed, BackendSettings
+from services.inference.graph import session
+from services.inference.graph.session import GraphSession
+from services.inference.graph.writer import WEIGHTS_FILE
+from services.inference.llm.architecture import LlamaConfig
 
 # Prompts end in runs of any length; this many shapes keep their binding.
 _KEPT_BINDINGS = 64
-_LOG_ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Binding:
-    io: Any
+    run: Callable[[], None]
     ids: NDArray[np.int64]
     starts: NDArray[np.int64]
     logits: NDArray[np.float32]
@@ -45,7 +37,7 @@ class _Binding:
 class OnnxRuntimeSlots:
     """A compiled decoder with its slots."""
 
-    name = "onnxruntime"
+    name = session.BACKEND
 
     def __init__(
         self,
@@ -54,16 +46,15 @@ class OnnxRuntimeSlots:
         *,
         slots: int,
         context_tokens: int,
-        threads: int,
-        spin: bool,
+        settings: BackendSettings,
     ) -> None:
         self.slots = slots
         self.context_tokens = context_tokens
-        self._config = config
-        self._session = _open_session(graph, threads, spin=spin)
-        self._shape = (slots, config.kv_heads, context_tokens, config.head_dim)
+        self._vocabulary = config.vocabulary
+        self._session = GraphSession(graph, settings)
+        shape = (slots, config.kv_heads, context_tokens, config.head_dim)
         names = [f"{c}{layer}" for layer in range(config.layers) for c in "kv"]
-        self._cache = {name: _lazy_zeros(self._shape) for name in names}
+        self._cache = {name: _lazy_zeros(shape) for name in names}
         self._bindings: OrderedDict[tuple[int, int, int], _Binding] = OrderedDict()
         weights_bytes = (graph.parent / WEIGHTS_FILE).stat().st_size
         self.memory_bytes = weights_bytes + slots * context_tokens * config.kv_bytes_per_token
@@ -101,16 +92,13 @@ class OnnxRuntimeSlots:
         """Drops session and buffers; the memory goes back with the last reference."""
         self._bindings.clear()
         self._cache.clear()
-        self._session = None
+        del self._session
 
     def _run(self, binding: _Binding) -> None:
         # The graph trusts these indices with raw memory.
         if int(binding.starts.max()) + binding.ids.shape[1] > self.context_tokens:
             raise BackendFailed("a run would pass the end of its slot")
-        try:
-            self._session.run_with_iobinding(binding.io)
-        except (RuntimeError, MemoryError, *_ORT_ERRORS) as error:
-            raise BackendFailed(f"onnxruntime: {error}") from error
+        binding.run()
 
     def _binding(self, slot: int, rows: int, tokens: int) -> _Binding:
         key = (slot, rows, tokens)
@@ -122,53 +110,19 @@ class OnnxRuntimeSlots:
         return self._bindings[key]
 
     def _bind(self, slot: int, rows: int, tokens: int) -> _Binding:
-        binding = _Binding(
-            io=self._session.io_binding(),
-            ids=np.zeros((rows, tokens), np.int64),
-            starts=np.zeros(rows, np.int64),
-            logits=np.empty((rows, self._config.vocabulary), np.float32),
+        ids = np.zeros((rows, tokens), np.int64)
+        starts = np.zeros(rows, np.int64)
+        logits = np.empty((rows, self._vocabulary), np.float32)
+        parts = {name: values[slot : slot + rows] for name, values in self._cache.items()}
+        past = {f"past_{name}": part for name, part in parts.items()}
+        present = {f"present_{name}": part for name, part in parts.items()}
+        run = self._session.bind(
+            {"input_ids": ids, "write_index": starts, **past}, {"logits": logits, **present}
         )
-        _bind(binding.io.bind_input, "input_ids", binding.ids)
-        _bind(binding.io.bind_input, "write_index", binding.starts)
-        _bind(binding.io.bind_output, "logits", binding.logits)
-        for name, values in self._cache.items():
-            part = values[slot : slot + rows]
-            _bind(binding.io.bind_input, f"past_{name}", part)
-            _bind(binding.io.bind_output, f"present_{name}", part)
-        return binding
-
-
-# ONNX Runtime's own exceptions derive from Exception, each by itself.
-_state = onnxruntime.capi.onnxruntime_pybind11_state
-_ORT_ERRORS = (
-    _state.EPFail,
-    _state.Fail,
-    _state.InvalidArgument,
-    _state.InvalidGraph,
-    _state.InvalidProtobuf,
-    _state.NoSuchFile,
-    _state.NotImplemented,
-    _state.RuntimeException,
-)
-
-
-def _open_session(graph: Path, threads: int, *, spin: bool) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    # A thread that spins while it waits answers sooner, and takes the core from everybody else.
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, MemoryError, *_ORT_ERRORS) as error:
-        raise BackendFailed(f"onnxruntime cannot load the decoder: {error}") from error
+        return _Binding(run, ids, starts, logits)
 
 
 def _lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
     # numpy would ask for huge pages, which makes a nearly empty cache resident as a whole.
     size = int(np.prod(shape)) * np.dtype(np.float32).itemsize
     return np.frombuffer(mmap.mmap(-1, size), np.float32).reshape(shape)
-
-
-def _bind(call: Any, name: str, values: NDArray[Any]) -> None:
-    call(name, "cpu", 0, values.dtype, values.shape, values.ctypes.data)

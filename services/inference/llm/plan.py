@@ -17,12 +17,9 @@ The rules:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SMALLEST_CHUNK = 3
 """Any remainder can then be cut into chunks of two tokens or more."""

@@ -9,15 +9,11 @@ of perplexity against 0.6 %. Any other format is dequantised and rounded symmetr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 BLOCK = 32
 _CENTRE = 128

@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from mesh.errors import InvalidArgument
+from services.inference.llm.architecture import SamplingDefaults
+from services.inference.llm.chat_template import ChatMessage
 from services.inference.llm.sampling import Logprob, Sampling
-
-if TYPE_CHECKING:
-    from services.inference.llm.architecture import SamplingDefaults
-    from services.inference.llm.chat_template import ChatMessage
 
 LARGEST_LOGPROBS = 20
 LARGEST_STOP_COUNT = 16

@@ -12,15 +12,11 @@ OpenAI defines them). Log probabilities are those of the model, before any of th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 # How likely, against the likeliest token, one must be to be looked at; less only if that is needed.
 _THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)

@@ -11,21 +11,15 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from mesh.errors import RingmeshError
-from services.inference.llm.answer import Answer
-from services.inference.llm.engine import Engine
+from services.inference.llm.answer import Answer, Task
+from services.inference.llm.engine import Engine, Mail, Occupancy
 from services.inference.llm.intake import Intake
 from services.inference.llm.request import Delta, Event, Finished
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
-
-    from services.inference.llm.answer import Task
-    from services.inference.llm.engine import Mail, Occupancy
-    from services.inference.llm.slot_backend import SlotBackend
+from services.inference.llm.slot_backend import SlotBackend
 
 
 class Generation:

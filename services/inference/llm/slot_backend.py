@@ -2,7 +2,8 @@
 
 A slot holds the keys and values of one sequence. `prefill` writes a run of tokens into one slot,
 `decode` one token into each of the first n slots; both answer with logits, valid until the next
-call. A backend is used by one thread at a time.
+call. A backend is used by one thread at a time. After a `BackendFailed` the slots of the run hold
+nothing of use.
 
 Backends promise that a row's logits do not depend on the other rows of its batch, nor on how a
 prompt was cut into runs of two tokens or more. They do not promise that a run of one token gives
@@ -11,21 +12,11 @@ the same bits as part of a longer run: attention over a single query is another 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from mesh.errors import Internal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-class BackendFailed(Internal):
-    """A run on the execution engine failed; the slots it touched hold nothing of use."""
-
-    reason = "BACKEND_FAILED"
+import numpy as np
+from numpy.typing import NDArray
 
 
 class SlotBackend(Protocol):

@@ -7,10 +7,7 @@ And text that could be the beginning of a stop string waits until it is one, or 
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
 
 _Utf8 = codecs.getincrementaldecoder("utf-8")
 

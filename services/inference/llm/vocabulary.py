@@ -7,17 +7,13 @@ name; guessing one would give a model that reads slightly wrong text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from mesh.errors import FailedPrecondition
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from services.inference.llm.gguf_model import GgufModel
+from services.inference.llm.gguf_model import GgufModel
 
 
 class TokenType(IntEnum):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import FailedPrecondition
-from services.inference.backends.bert_config import read_bert_config
+from services.inference.encoders.bert_config import read_bert_config
 
 MODEL = {
     "model_type": "bert",

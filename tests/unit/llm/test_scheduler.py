@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import DeadlineExceeded, DeadlineTooShort, Internal, QueueFull, Unavailable
+from services.inference.backend import BackendFailed
 from services.inference.llm.answer import Task
 from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
 from services.inference.llm.sampling import History, Sampling, choose
 from services.inference.llm.scheduler import Scheduler, open_scheduler
-from services.inference.llm.slot_backend import BackendFailed
 from tests.unit.llm.toy_backend import VOCABULARY, ToyBackend, logits_after
 
 END = VOCABULARY - 1

@@ -16,13 +16,14 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from mesh.errors import FailedPrecondition
-from services.inference import onnxruntime_session
-from services.inference.backends import bert_graph
-from services.inference.backends.bert_config import BertConfig, read_bert_config
-from services.inference.backends.bert_graph import build_bert_graph
-from services.inference.compiled_folder import compiled_folder
-from services.inference.llm.graph_writer import GRAPH_FILE, WEIGHTS_FILE
-from services.inference.onnxruntime_session import OnnxRuntimeSession
+from services.inference.backend import BackendSettings
+from services.inference.encoders import bert_graph
+from services.inference.encoders.bert_config import BertConfig, read_bert_config
+from services.inference.encoders.bert_graph import build_bert_graph
+from services.inference.graph import session
+from services.inference.graph.compiled_folder import compiled_folder
+from services.inference.graph.session import GraphSession
+from services.inference.graph.writer import GRAPH_FILE, WEIGHTS_FILE
 
 _WEIGHTS = "model.safetensors"
 _TOKENIZER = "tokenizer.json"
@@ -37,7 +38,7 @@ class BertEncoder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        session: OnnxRuntimeSession,
+        graph: GraphSession,
         *,
         dimensions: int,
         max_tokens: int,
@@ -46,7 +47,7 @@ class BertEncoder:
         self.dimensions = dimensions
         self.max_tokens = max_tokens
         self.memory_bytes = memory_bytes
-        self._session = session
+        self._graph = graph
         self._tokenizer = tokenizer
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
@@ -60,12 +61,12 @@ class BertEncoder:
             ids[place, : len(row)] = row
         lengths = np.array([len(row) for row in rows], np.int64)
         inputs = {"input_ids": ids, "lengths": lengths}
-        (vectors,) = self._session.run(["embedding"], inputs)
+        (vectors,) = self._graph.run(["embedding"], inputs)
         return list(vectors)
 
 
 def load_bert_encoder(
-    folder: Path, *, digest: str, max_tokens: int, cache_dir: Path, threads: int, spin: bool
+    folder: Path, *, digest: str, max_tokens: int, cache_dir: Path, settings: BackendSettings
 ) -> BertEncoder:
     """Loads the encoder in `folder`; the first time on this machine takes a moment more.
 
@@ -77,13 +78,13 @@ def load_bert_encoder(
     tokenizer = _load_tokenizer(folder / _TOKENIZER, max_tokens)
     compiled = compiled_folder(
         cache_dir,
-        ("bert", digest, bert_graph.GRAPH_VERSION, onnxruntime_session.VERSION),
+        ("bert", digest, bert_graph.GRAPH_VERSION, session.VERSION),
         lambda place: _build(folder, config, place),
     )
-    session = OnnxRuntimeSession(compiled / GRAPH_FILE, threads=threads, spin=spin)
+    graph = GraphSession(compiled / GRAPH_FILE, settings)
     return BertEncoder(
         tokenizer,
-        session,
+        graph,
         dimensions=config.hidden,
         max_tokens=max_tokens,
         memory_bytes=(compiled / WEIGHTS_FILE).stat().st_size,

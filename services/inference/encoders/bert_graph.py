@@ -8,25 +8,21 @@ else (the batcher pads a row by its own length alone).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from mesh.errors import FailedPrecondition
-from services.inference.llm.graph_writer import GraphWriter
+from services.inference.encoders.bert_config import BertConfig
+from services.inference.graph.writer import GraphWriter
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+Weights = Mapping[str, NDArray[Any]]
 
-    from numpy.typing import NDArray
-
-    from services.inference.backends.bert_config import BertConfig
-
-    Weights = Mapping[str, NDArray[Any]]
-
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Raised whenever the same weights would give another graph: part of the key of a cached graph."""
 OPSET = 23  # the first with Attention
 

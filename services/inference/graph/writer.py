@@ -7,20 +7,17 @@ It knows nothing of what the graph computes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-GRAPH_FILE = "decoder.onnx"
-WEIGHTS_FILE = "decoder.weights"
+GRAPH_FILE = "graph.onnx"
+WEIGHTS_FILE = "graph.weights"
 
 # Both what mmap needs and what onnx itself recommends for large tensors.
 _ALIGNMENT = 65_536

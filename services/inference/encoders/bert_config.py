@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from mesh.errors import FailedPrecondition
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Pooling = Literal["mean", "cls"]
 

@@ -7,7 +7,6 @@ one is refused by name and costs nobody else anything, then computed in whatever
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,15 +17,17 @@ import numpy as np
 from mesh.deployment import VersionSpec
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.tensor import Tensor, encode_raw
-from services.inference.backends.bert_encoder import (
+from services.inference.backend import BackendSettings
+from services.inference.batch import BatchLimits
+from services.inference.batcher import Batched, Batcher, open_batcher
+from services.inference.encoders.bert_encoder import (
     BertEncoder,
     TokenIds,
     Vector,
     load_bert_encoder,
     padded_width,
 )
-from services.inference.batch import BatchLimits
-from services.inference.batcher import Batched, Batcher, open_batcher
+from services.inference.graph import session
 from services.inference.oip_bytes import read_texts
 from services.inference.tensor_model import Batching, Signature, TensorAnswer, TensorSpec
 
@@ -40,7 +41,7 @@ _LONG_TEXT_BYTES = 16 * 1024  # beyond this, tokens are made beside the event lo
 class SentenceEncoderModel:
     """One version of a sentence encoder."""
 
-    backend = "onnxruntime"
+    backend = session.BACKEND
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class SentenceEncoderModel:
         self.version = spec.version
         self.memory_bytes = encoder.memory_bytes
         self.signature = Signature(
-            platform="onnxruntime_onnx",
+            platform=session.PLATFORM,
             inputs=(TensorSpec("text", "BYTES", (-1,)),),
             outputs=(TensorSpec("embedding", "FP32", (-1, encoder.dimensions)),),
             batching=batching,
@@ -114,9 +115,8 @@ async def open_sentence_encoder(
     folder: Path,
     spec: VersionSpec,
     cache_dir: Path,
+    settings: BackendSettings,
     *,
-    threads: int | None,
-    spin: bool,
     max_queue_rows: int,
 ) -> SentenceEncoderModel:
     """Loads the encoder in `folder` and opens its queue.
@@ -133,8 +133,7 @@ async def open_sentence_encoder(
         digest=spec.digest,
         max_tokens=options.max_tokens,
         cache_dir=cache_dir,
-        threads=threads or os.cpu_count() or 1,
-        spin=spin,
+        settings=settings,
     )
     batching = Batching(options.max_batch_size, options.max_queue_delay_ms / 1000)
     limits = BatchLimits(batching.max_batch_size, batching.max_queue_delay_s, BATCH_TOKENS)

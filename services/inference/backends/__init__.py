@@ -1,1 +1,0 @@
-"""Backends: what runs a tensor model inside a node, one file each."""

@@ -1,0 +1,1 @@
+"""Encoders: models that turn texts into vectors, behind the batcher."""

@@ -1,0 +1,1 @@
+"""Graphs: written from weights, compiled once per machine, run by ONNX Runtime."""

@@ -1,0 +1,96 @@
+"""Runs a graph on ONNX Runtime: tensors in, tensors out, or on memory that the caller owns.
+
+The only module that knows that library: its options, its errors, its version. It knows arrays and
+no model. The interpreter's lock is free during a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from mesh.errors import FailedPrecondition
+from mesh.tensor import Array
+from services.inference.backend import BackendFailed, BackendSettings
+
+BACKEND = "onnxruntime"
+PLATFORM = "onnxruntime_onnx"
+"""What Triton calls a model that runs on it."""
+
+VERSION: str = onnxruntime.__version__
+"""Part of the key of a compiled graph."""
+
+_LOG_ERRORS_ONLY = 3
+
+# ONNX Runtime's own exceptions derive from Exception, each by itself.
+_state = onnxruntime.capi.onnxruntime_pybind11_state
+_ERRORS = (
+    RuntimeError,
+    MemoryError,
+    _state.EPFail,
+    _state.Fail,
+    _state.InvalidArgument,
+    _state.InvalidGraph,
+    _state.InvalidProtobuf,
+    _state.NoSuchFile,
+    _state.NotImplemented,
+    _state.RuntimeException,
+)
+
+
+class GraphSession:
+    """A loaded graph."""
+
+    def __init__(self, graph: Path, settings: BackendSettings) -> None:
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(graph), _options(settings), providers=["CPUExecutionProvider"]
+            )
+        except _ERRORS as error:
+            raise FailedPrecondition(f"{BACKEND} cannot load {graph.name}: {error}") from error
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        """The named outputs for these inputs."""
+        with _failures():
+            found: list[Any] = self._session.run(list(outputs), dict(inputs))
+        return found
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        """A run over the memory of these arrays, which must stay where they are."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_input(name, *_place(array))
+        for name, array in outputs.items():
+            binding.bind_output(name, *_place(array))
+
+        def run() -> None:
+            with _failures():
+                self._session.run_with_iobinding(binding)
+
+        return run
+
+
+def _options(settings: BackendSettings) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.thread_count
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    # A thread that spins while it waits answers sooner, and takes the core from everybody else.
+    spin = str(int(settings.spin))
+    options.add_session_config_entry("session.intra_op.allow_spinning", spin)
+    return options
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except _ERRORS as error:
+        raise BackendFailed(f"{BACKEND}: {error}") from error
+
+
+def _place(array: Array) -> tuple[Any, ...]:
+    return "cpu", 0, array.dtype, array.shape, array.ctypes.data
