@@ -8,7 +8,9 @@ ours, and gets a sentence that names the model.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +32,9 @@ from services.gateway.caller import REQUEST_ID_HEADER, SESSION_HEADER
 MODEL_HEADER = "x-ringmesh-model"
 AFFINITY_HEADER = "x-ringmesh-affinity"
 RECEIPT_HEADERS = ("x-ringmesh-node", "x-ringmesh-version")
+
+END_WAIT_S = 1.0
+"""How long a node may take from its last event to its status; as a rule they come together."""
 
 M = TypeVar("M")
 
@@ -112,11 +117,14 @@ class NodeClient:
             BrokenOff: the stream ended before that, and no node said why.
         """
         call = self._node.Generate(request, timeout=hop.timeout_s, metadata=hop.metadata())
+        events = aiter(call)
         try:
-            async for event in call:
-                yield event
+            async for event in events:
                 if event.HasField("finished"):
+                    await _read_to_end(events)
+                    yield event
                     return
+                yield event
         except grpc.aio.AioRpcError as error:
             raise node_error(error, hop, started=True) from error
         finally:
@@ -130,6 +138,13 @@ class NodeClient:
             return Answer(message, await _receipt(call.initial_metadata()))
         except grpc.aio.AioRpcError as error:
             raise node_error(error, hop) from error
+
+
+async def _read_to_end(events: AsyncIterator[Any]) -> None:
+    """Lets a call that has said its last come to its own end: a call cut short counts as failed."""
+    with suppress(TimeoutError, grpc.aio.AioRpcError):  # what was said stays said
+        async with asyncio.timeout(END_WAIT_S):
+            await anext(events, None)
 
 
 async def _receipt(metadata: Awaitable[grpc.aio.Metadata]) -> Mapping[str, str]:

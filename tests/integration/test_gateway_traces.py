@@ -73,7 +73,19 @@ async def test_a_chat_is_joined_to_its_caller_and_counted(rig, http, spans, stre
     assert carried[1] == TRACE_ID
     call = await ended(spans, SpanKind.CLIENT)
     assert call.parent.span_id == span.context.span_id
+    assert call.attributes["rpc.response.status_code"] == "OK"
+    assert call.status.status_code is StatusCode.UNSET
     assert carried[2] == f"{call.context.span_id:016x}"
+
+
+async def test_the_call_for_a_client_that_left_is_cancelled(rig: Rig, http, spans) -> None:
+    body = {"model": "smollm2", "prompt": "stall", "stream": True}
+    async with http.stream("POST", "/v1/completions", json=body) as answer:
+        async with asyncio.timeout(5):
+            await rig.node.stalled.wait()
+        assert answer.status_code == 200
+    call = await ended(spans, SpanKind.CLIENT)
+    assert call.attributes["rpc.response.status_code"] == "CANCELLED"
 
 
 async def test_a_stream_that_fails_marks_its_span(rig: Rig, http, spans) -> None:
