@@ -25,6 +25,7 @@ def compile_once(folder: Path, cache_dir: Path) -> tuple[Path, int]:
     """The graph's path, and when it was made."""
     compiled = compiled_model(
         folder,
+        model="smollm2",
         digest=DIGEST,
         max_context_tokens=CONTEXT,
         precision="int8",

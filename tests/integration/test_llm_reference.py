@@ -34,6 +34,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled(demo_models: Any, cache_dir: Path) -> CompiledModel:
     return compiled_model(
         demo_models.smollm2_gguf.parent,
+        model="smollm2",
         digest=DIGEST,
         max_context_tokens=1024,
         precision="int8",

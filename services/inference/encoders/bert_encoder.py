@@ -66,7 +66,13 @@ class BertEncoder:
 
 
 def load_bert_encoder(
-    folder: Path, *, digest: str, max_tokens: int, cache_dir: Path, settings: BackendSettings
+    folder: Path,
+    *,
+    model: str,
+    digest: str,
+    max_tokens: int,
+    cache_dir: Path,
+    settings: BackendSettings,
 ) -> BertEncoder:
     """Loads the encoder in `folder`; the first time on this machine takes a moment more.
 
@@ -78,6 +84,7 @@ def load_bert_encoder(
     tokenizer = _load_tokenizer(folder / _TOKENIZER, max_tokens)
     compiled = compiled_folder(
         cache_dir,
+        model,
         ("bert", digest, bert_graph.GRAPH_VERSION, session.VERSION),
         lambda place: _build(folder, config, place),
     )

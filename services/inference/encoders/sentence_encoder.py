@@ -130,6 +130,7 @@ async def open_sentence_encoder(
     encoder = await asyncio.to_thread(
         load_bert_encoder,
         folder,
+        model=spec.manifest.name,
         digest=spec.digest,
         max_tokens=options.max_tokens,
         cache_dir=cache_dir,

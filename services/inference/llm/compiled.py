@@ -41,7 +41,13 @@ class CompiledModel:
 
 
 def compiled_model(
-    folder: Path, *, digest: str, max_context_tokens: int, precision: Precision, cache_dir: Path
+    folder: Path,
+    *,
+    model: str,
+    digest: str,
+    max_context_tokens: int,
+    precision: Precision,
+    cache_dir: Path,
 ) -> CompiledModel:
     """The compiled form of the GGUF in `folder`, built now if this machine has not got it yet."""
 
@@ -49,7 +55,7 @@ def compiled_model(
         _build(_gguf_in(folder), max_context_tokens, precision, unfinished)
 
     parts = _parts(digest, max_context_tokens, precision)
-    return _load(compiled_folder(cache_dir, parts, build))
+    return _load(compiled_folder(cache_dir, model, parts, build))
 
 
 def cache_key(digest: str, max_context_tokens: int, precision: Precision) -> str:

@@ -216,6 +216,7 @@ async def open_language_model(
     compiled = await asyncio.to_thread(
         compiled_model,
         folder,
+        model=spec.manifest.name,
         digest=spec.digest,
         max_context_tokens=options.max_context_tokens,
         precision=options.weights,
