@@ -26,7 +26,7 @@ from mesh.errors import (
 from mesh.logs import get_logger
 from services.inference.backlog import Backlog
 from services.inference.batch import BatchLimits, Row, form_batch
-from services.inference.tensor_model import Timing
+from services.inference.timing import Execution, Timing
 
 P = TypeVar("P")  # a row's payload
 R = TypeVar("R")  # its result
@@ -52,7 +52,7 @@ class _Call(Generic[R]):
     results: dict[int, R] = field(default_factory=dict)
     waiting: int = 0
     began_ns: int = 0
-    largest_batch: int = 0
+    executions: list[Execution] = field(default_factory=list)
 
     def fail(self, error: RingmeshError) -> None:
         if not self.done.done():
@@ -60,7 +60,13 @@ class _Call(Generic[R]):
 
     def answer(self) -> Batched[R]:
         ordered = [self.results[number] for number in sorted(self.results)]
-        timing = Timing(self.began_ns, time.time_ns(), self.largest_batch, self.queued_ns)
+        timing = Timing(
+            began_ns=self.began_ns,
+            ended_ns=time.time_ns(),
+            executions=tuple(self.executions),
+            rows=len(ordered),
+            queued_ns=self.queued_ns,
+        )
         return Batched(ordered, timing)
 
 
@@ -167,9 +173,7 @@ class Batcher(Generic[P, R]):
     async def _run_batch(self, batch: Sequence[_Waiting[P, R]]) -> None:
         began_ns = time.time_ns()
         for waiting in batch:
-            call = waiting.call
-            call.began_ns = call.began_ns or began_ns
-            call.largest_batch = max(call.largest_batch, len(batch))
+            waiting.call.began_ns = waiting.call.began_ns or began_ns
         payloads = [waiting.payload for waiting in batch]
         loop = asyncio.get_running_loop()
         try:
@@ -186,7 +190,7 @@ class Batcher(Generic[P, R]):
             _fail(batch, Unavailable("the model is being unloaded"))
             raise
         else:
-            _deliver(batch, results)
+            _deliver(batch, results, Execution(len(batch), began_ns, time.time_ns()))
         self._backlog.count(len(batch))
 
     def _close(self) -> None:
@@ -212,10 +216,12 @@ async def open_batcher(
         await asyncio.to_thread(executor.shutdown)
 
 
-def _deliver(batch: Sequence[_Waiting[P, R]], results: Sequence[R]) -> None:
+def _deliver(batch: Sequence[_Waiting[P, R]], results: Sequence[R], execution: Execution) -> None:
     for waiting, result in zip(batch, results, strict=True):
         call = waiting.call
         call.results[waiting.row.number] = result
+        if execution not in call.executions[-1:]:  # once per call, however many rows it has in it
+            call.executions.append(execution)
         call.waiting -= 1
         if not call.waiting and not call.done.done():
             call.done.set_result(None)

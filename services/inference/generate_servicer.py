@@ -26,6 +26,7 @@ from services.inference.llm.request import (
     SamplingRequest,
     Started,
 )
+from services.inference.timing import Execution, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -35,9 +36,12 @@ if TYPE_CHECKING:
 
     from services.inference.llm.sampling import Logprob
     from services.inference.llm.vocabulary import Vocabulary
+    from services.inference.statistics import VersionStatistics
 
 NODE_HEADER = "x-ringmesh-node"
 VERSION_HEADER = "x-ringmesh-version"
+
+NS_PER_US = 1000
 
 _FINISH_REASON = {
     FinishReason.STOP: node_pb2.FINISH_REASON_STOP,
@@ -87,6 +91,9 @@ class ModelTable(Protocol):
     def resolve(self, name: str, version: str, metadata_version: str | None) -> Any:
         """The loaded model that a request means; raises ModelNotFound or ModelNotReady."""
 
+    def statistics(self, model: str, version: int) -> VersionStatistics:
+        """What a version that `resolve` has named is counted in."""
+
     def statuses(self) -> Iterable[ModelStatus]:
         """Every version that the node holds or is about to hold."""
 
@@ -104,13 +111,19 @@ class NodeServicer:
     ) -> AsyncIterator[node_pb2.GenerateResponse]:
         """Streams one generation."""
         model = self._resolve(request, context)
-        asked = _request(request, remaining_s(context))
-        with contextlib.closing(PhaseSpans(self._tracer)) as spans:
+        statistics = self._models.statistics(model.name, model.version)
+        with (
+            statistics.measure() as measured,
+            contextlib.closing(PhaseSpans(self._tracer)) as spans,
+        ):
+            asked = _request(request, remaining_s(context))
             async with contextlib.aclosing(model.generate(asked)) as events:
                 async for event in events:
                     spans.see(event)
                     if isinstance(event, Started):
                         await self._send_metadata(model, context)
+                    elif isinstance(event, Finished):
+                        measured.succeed(generation_timing(event))
                     yield self._response(event, model)
 
     async def ListModels(
@@ -186,6 +199,17 @@ class PhaseSpans:
     def _next(self, name: str, at_ns: int) -> None:
         self._span.end(at_ns)
         self._span = self._tracer.start_span(name, self._context, start_time=at_ns)
+
+
+def generation_timing(finished: Finished) -> Timing:
+    """When a generation was made: it counts as one execution, though its steps had company."""
+    began_ns = finished.at_ns - (finished.prefill_us + finished.decode_us) * NS_PER_US
+    return Timing(
+        began_ns=began_ns,
+        ended_ns=finished.at_ns,
+        executions=(Execution(1, began_ns, finished.at_ns),),
+        queued_ns=began_ns - finished.queue_us * NS_PER_US,
+    )
 
 
 def _routed_version(context: grpc.aio.ServicerContext) -> str | None:

@@ -9,7 +9,8 @@ import time
 
 from mesh.deployment import VersionSpec
 from mesh.tensor import Tensor
-from services.inference.tensor_model import Signature, TensorAnswer, Timing
+from services.inference.tensor_model import Signature, TensorAnswer
+from services.inference.timing import Execution, Timing
 
 
 class IdentityModel:
@@ -27,7 +28,8 @@ class IdentityModel:
         """The inputs themselves."""
         del deadline_s
         now_ns = time.time_ns()
-        return TensorAnswer(inputs, Timing(began_ns=now_ns, ended_ns=now_ns))
+        run = Execution(rows=1, began_ns=now_ns, ended_ns=now_ns)
+        return TensorAnswer(inputs, Timing(now_ns, now_ns, executions=(run,)))
 
     async def warm_up(self) -> None:
         """Nothing gets warmer."""

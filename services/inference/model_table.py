@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from mesh.logs import get_logger
 from services.inference.model_choice import choose_version, requested_version
 from services.inference.model_state import Change, ModelState, ModelStatus, advance
+from services.inference.statistics import VersionStatistics
 
 _log = get_logger(__name__)
 
@@ -51,6 +52,7 @@ class LoadedModel(Protocol):
 @dataclass(slots=True)
 class _Entry:
     status: ModelStatus
+    statistics: VersionStatistics
     loaded: LoadedModel | None = None
     users: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -82,6 +84,10 @@ class ModelTable:
             task.add_done_callback(entry.users.discard)
         return entry.loaded
 
+    def statistics(self, model: str, version: int) -> VersionStatistics:
+        """What a version that `resolve` or `statuses` has named is counted in."""
+        return self._entries[model, version].statistics
+
     def statuses(self) -> Iterable[ModelStatus]:
         """The status of every version, in the order of their first placement."""
         return [entry.status for entry in self._entries.values()]
@@ -97,7 +103,8 @@ class ModelTable:
         if key in self._entries:
             self.change(key, Change.PLACED, "waiting to be loaded")
         else:
-            self._entries[key] = _Entry(ModelStatus(*key, reason="waiting to be loaded"))
+            status = ModelStatus(*key, reason="waiting to be loaded")
+            self._entries[key] = _Entry(status, VersionStatistics(*key))
 
     def change(
         self, key: Key, change: Change, reason: str = "", *, loaded: LoadedModel | None = None

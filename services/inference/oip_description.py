@@ -15,7 +15,7 @@ from services.inference.model_table import LoadedModel
 from services.inference.tensor_model import Signature, TensorSpec
 
 SERVER_NAME = "ringmesh"
-EXTENSIONS = ("model_configuration", "parameters")
+EXTENSIONS = ("model_configuration", "parameters", "statistics")
 """Triton's names for what the node does beyond the protocol itself."""
 
 

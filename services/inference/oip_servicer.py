@@ -22,11 +22,13 @@ from mesh.tensor import Tensor, validate_request
 from services.inference import oip_text
 from services.inference.generate_servicer import NODE_HEADER, VERSION_HEADER
 from services.inference.llm.model import LoadedLanguageModel
-from services.inference.model_state import ModelState
+from services.inference.model_choice import choose_version, requested_version
+from services.inference.model_state import ModelState, ModelStatus
 from services.inference.model_table import LoadedModel, ModelTable
 from services.inference.oip_description import model_config, model_metadata, server_metadata
 from services.inference.oip_request import check_inputs, requested_outputs
-from services.inference.tensor_model import Signature, TensorModel, Timing
+from services.inference.tensor_model import Signature, TensorModel
+from services.inference.timing import Timing
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -101,13 +103,34 @@ class OipServicer:
     ) -> oip.ModelInferResponse:
         """Runs the model."""
         model = self._resolve(request.model_name, request.model_version, context)
+        with self._models.statistics(model.name, model.version).measure() as measured:
+            response, timing = await self._answer(model, request, remaining_s(context))
+            measured.succeed(timing)
+        await self._send_receipt(model, context)
+        return response
+
+    async def ModelStatistics(
+        self, request: oip.ModelStatisticsRequest, context: grpc.aio.ServicerContext
+    ) -> oip.ModelStatisticsResponse:
+        """What the ready versions have done here: of all models, of one, or one version alone."""
+        del context
+        asked = requested_version(request.name, request.version, None) if request.name else None
+        ready = [each for each in self._models.statuses() if each.state is ModelState.READY]
+        if asked is not None:
+            choose_version(self._models.statuses(), *asked)  # says why where there is none
+            ready = [each for each in ready if _is_meant(each, *asked)]
+        counts = (self._models.statistics(each.model, each.version).snapshot() for each in ready)
+        return oip.ModelStatisticsResponse(model_stats=counts)
+
+    async def _answer(
+        self, model: LoadedModel, request: oip.ModelInferRequest, timeout_s: float | None
+    ) -> tuple[oip.ModelInferResponse, Timing]:
         signature = signature_of(model)
         tensors = validate_request(request)
         check_inputs(tensors, signature, model.name)
         wanted = requested_outputs(request, tensors, signature)
-        outputs, facts = await self._run(model, tensors, request.parameters, remaining_s(context))
-        await self._send_receipt(model, context)
-        return make_response(request.id, model, _chosen(outputs, wanted), facts)
+        outputs, facts, timing = await self._run(model, tensors, request.parameters, timeout_s)
+        return make_response(request.id, model, _chosen(outputs, wanted), facts), timing
 
     async def _run(
         self,
@@ -115,16 +138,16 @@ class OipServicer:
         tensors: tuple[Tensor, ...],
         parameters: Mapping[str, oip.InferParameter],
         timeout_s: float | None,
-    ) -> tuple[Sequence[Tensor], Mapping[str, int | str]]:
+    ) -> tuple[Sequence[Tensor], Mapping[str, int | str], Timing]:
         if isinstance(model, LoadedLanguageModel):
             asked = oip_text.make_generation_request(tensors[0], parameters, timeout_s)
             text = await oip_text.generate_text(model, asked, self._tracer)
-            return (text.output,), text.facts
+            return (text.output,), text.facts, text.timing
         assert isinstance(model, TensorModel)  # noqa: S101  # `signature_of` has seen to it
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         answer = await model.infer(tensors, deadline_s)
         self._record(answer.timing)
-        return answer.outputs, answer.counts
+        return answer.outputs, answer.counts, answer.timing
 
     def _resolve(self, name: str, version: str, context: grpc.aio.ServicerContext) -> LoadedModel:
         model: LoadedModel = self._models.resolve(name, version, routed_version(context))
@@ -194,6 +217,10 @@ def make_response(
         else:
             response.parameters[name].int64_param = value
     return response
+
+
+def _is_meant(status: ModelStatus, model: str, version: int | None) -> bool:
+    return status.model == model and version in (None, status.version)
 
 
 def _chosen(outputs: Iterable[Tensor], wanted: Iterable[str]) -> list[Tensor]:

@@ -17,11 +17,12 @@ from opentelemetry.trace import Tracer
 from mesh.errors import InvalidArgument
 from mesh.pb.inference_pb2 import InferParameter
 from mesh.tensor import Tensor, encode_raw
-from services.inference.generate_servicer import PhaseSpans
+from services.inference.generate_servicer import PhaseSpans, generation_timing
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.request import Delta, Finished, GenerationRequest, SamplingRequest
 from services.inference.oip_bytes import read_texts, text_array
 from services.inference.tensor_model import Signature, TensorSpec
+from services.inference.timing import Timing
 
 SIGNATURE = Signature(
     platform="onnxruntime_onnx",
@@ -43,6 +44,7 @@ class TextAnswer:
 
     output: Tensor
     facts: Mapping[str, int | str]
+    timing: Timing
 
 
 async def generate_text(
@@ -88,7 +90,7 @@ def _answer(text: str, finished: Finished) -> TextAnswer:
         "completion_tokens": finished.completion_tokens,
         "finish_reason": finished.reason.value,
     }
-    return TextAnswer(output, facts)
+    return TextAnswer(output, facts, generation_timing(finished))
 
 
 def _read(name: str, parameter: InferParameter) -> Any:

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from mesh.tensor import Tensor
 from services.inference.model_table import LoadedModel
+from services.inference.timing import Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +42,6 @@ class Batching:
 
     max_batch_size: int
     max_queue_delay_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """When an answer was made, in nanoseconds since 1970.
-
-    `queued_ns` is None where nothing ever waits; `batch_size` counts the rows of the largest batch
-    that had a part in the answer.
-    """
-
-    began_ns: int
-    ended_ns: int
-    batch_size: int = 1
-    queued_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from mesh.pb import node_pb2, node_pb2_grpc
 from mesh.server import ServiceBinding, serve
 from mesh.telemetry import open_telemetry
 from services.inference.generate_servicer import NodeServicer
+from services.inference.statistics import VersionStatistics
 from tests.integration.llm_support import open_model
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Models:
     def __init__(self, model: LoadedLanguageModel) -> None:
         self._model = model
         self.asked: list[tuple[str, str, str | None]] = []
+        self.counts = VersionStatistics(model.name, model.version)
 
     def resolve(self, name: str, version: str, metadata_version: str | None) -> Any:
         self.asked.append((name, version, metadata_version))
@@ -63,6 +65,10 @@ class Models:
         if name not in known:
             raise ModelNotFound(name)
         return known[name]
+
+    def statistics(self, model: str, version: int) -> VersionStatistics:
+        assert (model, version) == ("smollm2", 1)
+        return self.counts
 
     def statuses(self) -> list[Status]:
         return [

@@ -116,6 +116,32 @@ async def test_thirty_two_callers_at_once_get_what_each_gets_alone(rig: NodeRig)
     assert max(sizes) > 3
 
 
+async def test_statistics_of_shared_batches_add_up(rig: NodeRig) -> None:
+    async def counted() -> oip.ModelStatistics:
+        asked = oip.ModelStatisticsRequest(name="minilm")
+        return (await rig.stub.ModelStatistics(asked)).model_stats[0]
+
+    def rows(counts: oip.ModelStatistics) -> int:
+        return sum(b.batch_size * b.compute_infer.count for b in counts.batch_stats)
+
+    before = await counted()
+    callers = [SENTENCES[i : i + 1 + i % 3] for i in range(32)]
+    await asyncio.gather(*(embed(rig, *texts) for texts in callers))
+    await refusal(rig, request(b"\xff"))
+    after = await counted()
+    texts = sum(map(len, callers))
+    assert after.inference_count - before.inference_count == texts
+    assert rows(after) - rows(before) == texts
+    assert 0 < after.execution_count - before.execution_count < 32
+    stats = after.inference_stats
+    assert stats.success.count - before.inference_stats.success.count == 32
+    assert stats.fail.count - before.inference_stats.fail.count == 1
+    parts = (stats.compute_input, stats.queue, stats.compute_infer, stats.compute_output)
+    assert {part.count for part in parts} == {stats.success.count}
+    assert sum(part.ns for part in parts) == stats.success.ns
+    assert all(part.ns for part in parts)
+
+
 async def test_a_caller_that_leaves_or_fails_disturbs_nobody(rig: NodeRig) -> None:
     expected = await embed(rig, SENTENCES[0])
     leaving = rig.stub.ModelInfer(request(*SENTENCES))

@@ -60,7 +60,7 @@ async def test_the_server_says_what_it_is(client: triton.InferenceServerClient) 
     assert await client.is_server_ready()
     metadata = await client.get_server_metadata()
     assert metadata.name == "ringmesh"
-    assert list(metadata.extensions) == ["model_configuration", "parameters"]
+    assert list(metadata.extensions) == ["model_configuration", "parameters", "statistics"]
 
 
 ARRAYS = [
@@ -215,9 +215,28 @@ async def test_bad_requests_name_the_field(rig: NodeRig, case: str) -> None:
     assert field.rpartition(".")[2] in error.message
 
 
+async def test_statistics_count_per_version_what_was_asked_of_it(client, rig: NodeRig) -> None:
+    async def counts(name: str = "", version: str = "") -> dict[str, tuple[int, int]]:
+        answer = await client.get_inference_statistics(name, version)
+        stats = {each.version: each.inference_stats for each in answer.model_stats}
+        return {version: (each.success.count, each.fail.count) for version, each in stats.items()}
+
+    before = await counts("identity")
+    await client.infer("identity", [tensor_of("x", np.zeros(3))], model_version="1")
+    await refusal(rig.stub.ModelInfer(bad_requests()["an input twice"][0]))
+    after = await counts("identity")
+    added = {v: (after[v][0] - before[v][0], after[v][1] - before[v][1]) for v in after}
+    assert added == {"1": (1, 0), "2": (0, 1)}
+    assert await counts() == await counts("identity")
+    assert set(await counts("identity", "2")) == set(await counts("identity@2")) == {"2"}
+    for name, version in (("nope", ""), ("identity", "7")):
+        asked = oip.ModelStatisticsRequest(name=name, version=version)
+        assert isinstance(await refusal(rig.stub.ModelStatistics(asked)), ModelNotFound)
+
+
 async def test_what_is_not_offered_says_so(rig: NodeRig) -> None:
     for method, asked in (
-        (rig.stub.ModelStatistics, oip.ModelStatisticsRequest()),
+        (rig.stub.SystemSharedMemoryStatus, oip.SystemSharedMemoryStatusRequest()),
         (rig.stub.CudaSharedMemoryStatus, oip.CudaSharedMemoryStatusRequest()),
     ):
         assert isinstance(await refusal(method(asked)), Unimplemented)

@@ -14,6 +14,7 @@ import tritonclient.grpc.aio as triton
 
 from mesh.errors import error_from_rpc
 from mesh.pb import inference_pb2 as oip
+from mesh.pb import node_pb2, node_pb2_grpc
 from mesh.tensor import decode_raw
 from tests.integration.llm_support import golden, open_model
 from tests.integration.node_rig import NodeRig, open_node
@@ -92,6 +93,32 @@ async def test_queue_prefill_and_decode_are_spans_of_the_call(rig: NodeRig) -> N
     spans = await rig.spans("ModelInfer")
     for name in ("queue", "prefill", "decode"):
         assert spans[name].parent.span_id == spans["ModelInfer"].context.span_id
+
+
+async def test_generations_are_counted_whichever_call_asked_for_them(rig: NodeRig) -> None:
+    async def counted() -> oip.ModelStatistics:
+        return (await rig.stub.ModelStatistics(oip.ModelStatisticsRequest())).model_stats[0]
+
+    before = await counted()
+    await complete(rig, "Once upon a time", max_tokens=4)
+    asked = node_pb2.GenerateRequest(model_name="smollm2", text="Once", max_tokens=4)
+    async with grpc.aio.insecure_channel(rig.address) as channel:
+        node = node_pb2_grpc.NodeStub(channel)
+        async for _ in node.Generate(asked):
+            pass
+        leaving = node.Generate(node_pb2.GenerateRequest(model_name="smollm2", text="Once"))
+        await leaving.read()
+        leaving.cancel()
+        async with asyncio.timeout(10):
+            failed = before.inference_stats.fail.count
+            while (after := await counted()).inference_stats.fail.count == failed:
+                await asyncio.sleep(0)
+    assert after.inference_count - before.inference_count == 2
+    stats = after.inference_stats
+    assert stats.success.count - before.inference_stats.success.count == 2
+    parts = (stats.compute_input, stats.queue, stats.compute_infer, stats.compute_output)
+    assert sum(part.ns for part in parts) == stats.success.ns
+    assert stats.compute_infer.ns > stats.compute_input.ns
 
 
 @pytest.mark.parametrize(
