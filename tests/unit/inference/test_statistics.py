@@ -71,7 +71,8 @@ def test_a_failure_counts_as_one_and_as_nothing_else(
             clock.now_ns += 7
             raise error
 
-    pytest.raises(type(error), fail)
+    with pytest.raises(type(error)):
+        fail()
     counts = statistics.snapshot()
     assert (counts.inference_stats.fail.count, counts.inference_stats.fail.ns) == (1, 7)
     assert counts.inference_stats.success.count == 0
@@ -86,7 +87,8 @@ def test_an_answer_that_the_caller_did_not_wait_for_to_the_end_is_a_success_stil
             measured.succeed(Timing(0, 0))
             raise GeneratorExit
 
-    pytest.raises(GeneratorExit, leave)
+    with pytest.raises(GeneratorExit):
+        leave()
     assert statistics.snapshot().inference_stats.fail.count == 0
 
 
