@@ -7,6 +7,7 @@ the protocol's own messages: REST is translated before, in `oip/`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mesh.deadline import hop_timeout_s
@@ -15,12 +16,13 @@ from mesh.pb import inference_pb2 as oip
 from mesh.reference import ModelReference
 from services.gateway.affinity import affinity_key
 from services.gateway.caller import Caller
-from services.gateway.directory import parse_reference
+from services.gateway.directory import VersionState, parse_reference
 from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.node_client import Answer, Hop, NodeClient
+from services.gateway.statistics import FleetStatistics
 
 SERVER_NAME = "ringmesh"
-EXTENSIONS = ("binary_tensor_data", "model_configuration")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 """Of Triton's extensions, those that this mesh honours in full."""
 
 
@@ -30,6 +32,7 @@ class Dataplane:
 
     watch: DirectoryWatch
     nodes: NodeClient
+    fleet: FleetStatistics
     version: str
     infer_timeout_s: float
 
@@ -80,6 +83,21 @@ class Dataplane:
         name, version = _addressed(reference)
         request = oip.ModelConfigRequest(name=name, version=version)
         return await self.nodes.model_config(request, self._hop(reference, caller))
+
+    async def statistics(self, name: str, version: str) -> oip.ModelStatisticsResponse:
+        """What the nodes have done together: for all models, for one, or for one version."""
+        now = self.watch.now
+        if not name:
+            return await self._count(now.all_states())
+        reference = parse_reference(name, version, field="name")
+        states = now.all_versions(reference)
+        if not any(state.is_ready for state in states):
+            now.resolve(reference)  # says why nobody would answer
+        return await self._count(states)
+
+    async def _count(self, states: Iterable[VersionState]) -> oip.ModelStatisticsResponse:
+        ready = [state for state in states if state.is_ready]
+        return await self.fleet.read(ready, self.watch.now.holders)
 
     def index(self, *, ready_only: bool) -> oip.RepositoryIndexResponse:
         """Every deployed version with its state."""

@@ -35,11 +35,19 @@ class VersionState:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The deployments by model, the ready versions (`minilm@3`), and how many nodes are up."""
+    """The deployments by model, and how many nodes are up.
+
+    `holders` are the addresses of the nodes that have a version (`minilm@3`) ready.
+    """
 
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
-    ready: frozenset[str] = frozenset()
+    holders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     node_count: int = 0
+
+    @property
+    def ready(self) -> frozenset[str]:
+        """The versions that some node would answer for."""
+        return frozenset(self.holders)
 
     def resolve(self, reference: ModelReference) -> Manifest:
         """The manifest of what will answer.
@@ -62,6 +70,13 @@ class Directory:
         versions = _versions(deployment, reference)
         return tuple(self._state(reference.name, version) for version in versions)
 
+    def all_versions(self, reference: ModelReference) -> tuple[VersionState, ...]:
+        """The state of each version that the reference covers, without one all of the model's."""
+        states = self.states(reference)
+        if str(reference) != reference.name:
+            return states
+        return tuple(state for state in self.all_states() if state.model == reference.name)
+
     def manifest(self, reference: ModelReference) -> Manifest:
         """The manifest of a model that exists, whether or not it is ready."""
         first = self.states(reference)[0]
@@ -74,7 +89,7 @@ class Directory:
                 yield self._state(model, version)
 
     def _state(self, model: str, version: int) -> VersionState:
-        if f"{model}@{version}" in self.ready:
+        if f"{model}@{version}" in self.holders:
             return VersionState(model, version, "READY", "")
         if not self.node_count:
             return VersionState(model, version, "UNAVAILABLE", "no inference node is up")

@@ -7,6 +7,7 @@ nothing here; a deployment that cannot be read is reported, and its last good fo
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -37,10 +38,14 @@ class DirectoryWatch:
 
     def take_instances(self, instances: tuple[Instance, ...]) -> None:
         """Takes over the passing inference instances."""
-        ready = frozenset(tag for instance in instances for tag in instance.tags)
-        if ready != self.now.ready:
-            _log.info("ready versions changed", ready=sorted(ready), nodes=len(instances))
-        self.now = replace(self.now, ready=ready, node_count=len(instances))
+        holders = defaultdict[str, list[str]](list)
+        for instance in instances:
+            for version in instance.tags:
+                holders[version].append(f"{instance.address}:{instance.port}")
+        if holders.keys() != self.now.holders.keys():
+            _log.info("ready versions changed", ready=sorted(holders), nodes=len(instances))
+        addresses = {version: tuple(nodes) for version, nodes in holders.items()}
+        self.now = replace(self.now, holders=addresses, node_count=len(instances))
 
     def _read(self, key: str, entry: KvEntry) -> Deployment | None:
         try:

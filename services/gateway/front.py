@@ -6,11 +6,13 @@ Apart from `__main__` so that tests run the whole gateway against a channel of t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import grpc
 from starlette.types import ASGIApp
 
+from mesh.channel import open_channel
 from mesh.pb.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from mesh.server import ServiceBinding
 from mesh.telemetry import Telemetry
@@ -29,6 +31,7 @@ from services.gateway.openai.model_list import ModelListRest
 from services.gateway.openai.rest import openai_routes
 from services.gateway.openai.text import TextRest
 from services.gateway.settings import GatewaySettings
+from services.gateway.statistics import FleetStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ def make_front(
 ) -> Front:
     """The whole gateway but for its listeners."""
     nodes = NodeClient(channel)
-    dataplane = Dataplane(watch, nodes, _version(), settings.infer_timeout_s)
+    fleet = FleetStatistics(partial(open_channel, telemetry=telemetry))
+    dataplane = Dataplane(watch, nodes, fleet, _version(), settings.infer_timeout_s)
     binding = ServiceBinding(
         SERVICE, add_GRPCInferenceServiceServicer_to_server, OipServicer(dataplane)
     )

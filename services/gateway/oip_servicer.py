@@ -1,6 +1,6 @@
 """The Open Inference Protocol over gRPC: each method asks the dataplane and hands on its answer.
 
-What the mesh does not do (shared memory, statistics, loading by hand, ...) answers UNIMPLEMENTED,
+What the mesh does not do (shared memory, loading by hand, ...) answers UNIMPLEMENTED,
 by name.
 """
 
@@ -30,7 +30,6 @@ FINAL_RESPONSE = "triton_final_response"
 M = TypeVar("M")
 
 _NOT_OFFERED = (
-    "ModelStatistics",
     "RepositoryModelLoad",
     "RepositoryModelUnload",
     "SystemSharedMemoryStatus",
@@ -126,6 +125,13 @@ class OipServicer:
 
         async for response in answer_in_order(request_iterator, respond, depth=STREAM_DEPTH):
             yield response
+
+    async def ModelStatistics(
+        self, request: oip.ModelStatisticsRequest, context: grpc.aio.ServicerContext
+    ) -> oip.ModelStatisticsResponse:
+        """Counts and durations over all nodes."""
+        del context
+        return await self._dataplane.statistics(request.name, request.version)
 
     async def RepositoryIndex(
         self, request: oip.RepositoryIndexRequest, context: grpc.aio.ServicerContext

@@ -58,6 +58,21 @@ def test_minilm_embeds_text(client) -> None:
     assert (response.id, response.model_name, response.model_version) == ("r-1", "minilm", "1")
 
 
+def test_statistics_count_on_all_nodes(client) -> None:
+    def counted() -> tuple[int, int]:
+        (counts,) = client.get_inference_statistics("identity", "1").model_stats
+        return counts.inference_stats.success.count, counts.inference_count
+
+    before = counted()
+    tensor = triton.InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.zeros(1, dtype=np.float32))
+    for _ in range(20):  # enough to meet both nodes
+        client.infer("identity", [tensor])
+    assert counted() == (before[0] + 20, before[1] + 20)
+    names = {each.name for each in client.get_inference_statistics().model_stats}
+    assert names >= {"smollm2", "minilm", "identity"}
+
+
 ARRAYS = [
     np.array([True, False]),
     *(np.array([[0, 1], [2, 3]], dtype=t) for t in (np.uint8, np.uint16, np.uint32, np.uint64)),

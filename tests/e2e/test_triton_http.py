@@ -43,6 +43,16 @@ def test_model_metadata_has_shapes_as_numbers(client) -> None:
     assert metadata["outputs"] == [{"name": "embedding", "datatype": "FP32", "shape": [-1, 384]}]
 
 
+def test_statistics_add_up(client) -> None:
+    client.infer("minilm", [make_input("text", texts("a", "b"), "BYTES", binary=True)])
+    (counts,) = client.get_inference_statistics("minilm")["model_stats"]
+    stats = counts["inference_stats"]
+    parts = ("compute_input", "queue", "compute_infer", "compute_output")
+    assert sum(stats[part]["ns"] for part in parts) == stats["success"]["ns"]
+    rows = (b["batch_size"] * b["compute_infer"]["count"] for b in counts["batch_stats"])
+    assert sum(rows) >= counts["inference_count"] >= 2
+
+
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
 def test_minilm_embeds_text_in_both_forms(client, binary_in: bool, binary_out: bool) -> None:

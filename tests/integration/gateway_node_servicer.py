@@ -27,6 +27,8 @@ class ScriptedNode(GRPCInferenceServiceServicer, NodeServicer):
     """After how many words of its call each coming generation breaks off."""
     end_early: bool = False
     starts: bool = True
+    is_mute: bool = False
+    """Whether questions about statistics fail."""
     time_left_s: float | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,6 +52,18 @@ class ScriptedNode(GRPCInferenceServiceServicer, NodeServicer):
         answer = oip.ModelConfigResponse()
         answer.config.name = request.name
         answer.config.max_batch_size = 4
+        return answer
+
+    async def ModelStatistics(self, request, context):
+        del request
+        if self.is_mute:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "connection refused")
+        answer = oip.ModelStatisticsResponse()
+        for name, version in (("identity", 1), ("minilm", 1), ("minilm", 2)):
+            counts = answer.model_stats.add(name=name, version=str(version), last_inference=77)
+            counts.inference_count = 3
+            counts.inference_stats.success.count = 2
+            counts.inference_stats.success.ns = 2**40
         return answer
 
     async def ModelInfer(self, request, context):

@@ -3,7 +3,7 @@
 What Envoy does between them is left out: the gateway dials the node itself.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -44,7 +44,9 @@ def make_deployment(model: str, format_: str, versions=(1,), aliases=None) -> De
     )
 
 
-def make_watch(*extra: Deployment, ready: frozenset[str] | None = None) -> DirectoryWatch:
+def make_watch(
+    *extra: Deployment, ready: frozenset[str] | None = None, ports: Sequence[int] = (1,)
+) -> DirectoryWatch:
     watch = DirectoryWatch()
     deployments = [make_deployment(model, format_) for model, format_ in MODELS.items()]
     watch.take_deployments(
@@ -54,7 +56,9 @@ def make_watch(*extra: Deployment, ready: frozenset[str] | None = None) -> Direc
         }
     )
     tags = frozenset(f"{model}@1" for model in MODELS) if ready is None else ready
-    watch.take_instances((Instance("inference-1", "inference", "127.0.0.1", 1, tags),))
+    watch.take_instances(
+        tuple(Instance(f"inference-{p}", "inference", "127.0.0.1", p, tags) for p in ports)
+    )
     return watch
 
 
@@ -70,11 +74,12 @@ class Rig:
     watch: DirectoryWatch
     grpc: str
     http: str
+    node_port: int
 
     def reset(self) -> None:
         """As it was when it was opened, for the next test."""
         vars(self.node).update(vars(ScriptedNode()))
-        self.watch.now = make_watch().now
+        self.watch.now = make_watch(ports=[self.node_port]).now
 
 
 @asynccontextmanager
@@ -117,4 +122,4 @@ async def open_rig(*, telemetry: Telemetry | None = None, **settings) -> AsyncIt
         port = await stack.enter_async_context(
             serve_http(front.http, listen="127.0.0.1:0", drain_timeout_s=1)
         )
-        yield Rig(node, watch, f"127.0.0.1:{gateway.port}", f"127.0.0.1:{port}")
+        yield Rig(node, watch, f"127.0.0.1:{gateway.port}", f"127.0.0.1:{port}", served.port)

@@ -165,7 +165,30 @@ async def test_the_index_lists_versions_with_states(rig: Rig, client) -> None:
     assert {m.name for m in ready.models} == {"smollm2", "minilm", "identity"}
 
 
-@pytest.mark.parametrize("method", ["get_inference_statistics", "get_log_settings"])
+async def test_statistics_are_the_sum_over_the_nodes_that_hold_a_version(rig: Rig, client) -> None:
+    async def counted(*asked: str) -> dict[tuple[str, str], int]:
+        answer = await client.get_inference_statistics(*asked)
+        return {(m.name, m.version): m.inference_count for m in answer.model_stats}
+
+    assert await counted() == {("identity", "1"): 3, ("minilm", "1"): 3}
+    for asked in (("minilm",), ("minilm@champion",), ("minilm@1",), ("minilm", "1")):
+        assert await counted(*asked) == {("minilm", "1"): 3}
+    with pytest.raises(InferenceServerException, match="nope") as caught:
+        await counted("nope")
+    assert caught.value.status() == "StatusCode.NOT_FOUND"
+    rig.watch.now = make_watch(make_deployment("slow", "identity")).now
+    with pytest.raises(InferenceServerException, match="LOADING"):
+        await counted("slow")
+
+
+async def test_statistics_without_one_of_the_nodes_are_refused(rig: Rig, client) -> None:
+    rig.node.is_mute = True
+    with pytest.raises(InferenceServerException, match=f":{rig.node_port} does not ans") as caught:
+        await client.get_inference_statistics("minilm")
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+
+
+@pytest.mark.parametrize("method", ["get_trace_settings", "get_log_settings"])
 async def test_what_is_not_offered_says_so(client, method: str) -> None:
     with pytest.raises(InferenceServerException, match="not offered") as caught:
         await getattr(client, method)()

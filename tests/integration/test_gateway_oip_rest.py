@@ -62,6 +62,21 @@ async def test_health_metadata_and_names_with_aliases(client) -> None:
     assert config["max_batch_size"] == 4
 
 
+async def test_statistics_have_triton_s_form(http, client) -> None:
+    everything = (await client.get_inference_statistics())["model_stats"]
+    assert [(each["name"], each["version"]) for each in everything] == [
+        ("identity", "1"),
+        ("minilm", "1"),
+    ]
+    for path in ("minilm", "minilm%40champion", "minilm/versions/1"):
+        answer = await http.get(f"/v2/models/{path}/stats")
+        assert answer.status_code == 200
+        (counts,) = answer.json()["model_stats"]
+        assert counts["last_inference"] == 77
+        assert counts["inference_stats"]["success"] == {"count": 2, "ns": 2**40}
+    assert (await http.get("/v2/models/nope/stats")).status_code == 404
+
+
 async def test_the_index_is_an_array(rig: Rig, client) -> None:
     rig.watch.now = make_watch(make_deployment("slow", "identity")).now
     index = await client.get_model_repository_index()

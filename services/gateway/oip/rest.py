@@ -37,6 +37,7 @@ class OipRest:
             ("GET", "/v2/health/live", self.live),
             ("GET", "/v2/health/ready", self.live),
             ("POST", "/v2/repository/index", self.index),
+            ("GET", "/v2/models/stats", self.statistics),
             *self._model_routes(MODEL),
             *self._model_routes(VERSION),
         )
@@ -46,6 +47,7 @@ class OipRest:
             ("GET", prefix, self.model_metadata),
             ("GET", f"{prefix}/ready", self.model_ready),
             ("GET", f"{prefix}/config", self.model_config),
+            ("GET", f"{prefix}/stats", self.statistics),
             ("POST", f"{prefix}/infer", self.infer),
         )
 
@@ -75,6 +77,11 @@ class OipRest:
         """The model's configuration."""
         answer = await self.dataplane.config(*_named(exchange), exchange.caller)
         return _answered(answer, message_to_json(answer.message.config))
+
+    async def statistics(self, exchange: Exchange) -> Response:
+        """Counts and durations over all nodes."""
+        name, version = exchange.path.get("model", ""), exchange.path.get("version", "")
+        return json_response(message_to_json(await self.dataplane.statistics(name, version)))
 
     async def index(self, exchange: Exchange) -> Response:
         """Every deployed version with its state."""

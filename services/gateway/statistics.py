@@ -1,0 +1,100 @@
+"""What a model version has done on all nodes together: each node's counts, added up.
+
+The question goes to every node that has the version ready, at the address by which Consul knows it,
+and not through Envoy, which would choose one. A node that does not answer makes the whole question
+fail: a sum without it would look like work undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from mesh.errors import Unavailable, error_from_rpc
+from mesh.pb import inference_pb2 as oip
+from mesh.pb import inference_pb2_grpc
+from services.gateway.directory import VersionState
+
+TIMEOUT_S = 5.0
+"""A node answers from memory; one that computes hard may need a moment to come to it."""
+
+Dial = Callable[[str], AbstractAsyncContextManager[grpc.aio.Channel]]
+"""Opens a channel to an address."""
+
+Version = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatistics:
+    """Asks the nodes."""
+
+    dial: Dial
+
+    async def read(
+        self, versions: Iterable[VersionState], holders: Mapping[str, Iterable[str]]
+    ) -> oip.ModelStatisticsResponse:
+        """The counts of these versions; `holders` are the addresses of the nodes of each."""
+        wanted = {(each.model, str(each.version)) for each in versions}
+        names = (f"{model}@{version}" for model, version in wanted)
+        nodes = sorted({address for name in names for address in holders.get(name, ())})
+        counts = (each for answer in await self._ask_all(nodes) for each in answer.model_stats)
+        meant = (each for each in counts if (each.name, each.version) in wanted)
+        return oip.ModelStatisticsResponse(model_stats=add_up(meant))
+
+    async def _ask_all(self, nodes: Iterable[str]) -> list[oip.ModelStatisticsResponse]:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                asking = [tasks.create_task(self._ask(address)) for address in nodes]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return [task.result() for task in asking]
+
+    async def _ask(self, address: str) -> oip.ModelStatisticsResponse:
+        async with self.dial(address) as channel:
+            stub: Any = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            try:
+                answer: oip.ModelStatisticsResponse = await stub.ModelStatistics(
+                    oip.ModelStatisticsRequest(), timeout=TIMEOUT_S
+                )
+            except grpc.aio.AioRpcError as error:
+                why = error_from_rpc(error).message
+                raise Unavailable(f"the node at {address} does not answer: {why}") from error
+        return answer
+
+
+def add_up(counts: Iterable[oip.ModelStatistics]) -> list[oip.ModelStatistics]:
+    """One entry per version, in order; the last inference is the last on any node."""
+    sums: dict[Version, oip.ModelStatistics] = {}
+    for each in counts:
+        version = (each.name, each.version)
+        if version not in sums:
+            sums[version] = oip.ModelStatistics(name=each.name, version=each.version)
+        _add(sums[version], each)
+    return [sums[version] for version in sorted(sums, key=lambda v: (v[0], int(v[1])))]
+
+
+def _add(total: oip.ModelStatistics, more: oip.ModelStatistics) -> None:
+    total.last_inference = max(total.last_inference, more.last_inference)
+    total.inference_count += more.inference_count
+    total.execution_count += more.execution_count
+    _add_durations(total.inference_stats, more.inference_stats)
+    by_size = {batch.batch_size: batch for batch in total.batch_stats}
+    for batch in more.batch_stats:
+        if batch.batch_size not in by_size:
+            by_size[batch.batch_size] = total.batch_stats.add(batch_size=batch.batch_size)
+        _add_durations(by_size[batch.batch_size], batch)
+    total.batch_stats.sort(key=lambda batch: batch.batch_size)
+
+
+def _add_durations(total: Any, more: Any) -> None:
+    """Adds each duration of one message to that of the other, of the same kind."""
+    for field in more.DESCRIPTOR.fields:
+        if field.message_type is not None:
+            one, other = getattr(total, field.name), getattr(more, field.name)
+            one.count += other.count
+            one.ns += other.ns
