@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import grpc
 import pygrpc_native.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health_pb2_grpc
 
 from mesh.errors import Unavailable
+from mesh.health import SERVICE as HEALTH
+from mesh.health import HealthServicer
 from mesh.interceptors import ServerInterceptor
 from mesh.logs import get_logger
 from mesh.reflection import add_reflection
 from mesh.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-HEALTH = "grpc.health.v1.Health"
 
 _log = get_logger(__name__)
 
@@ -38,24 +38,12 @@ class ServiceBinding:
     servicer: Any
 
 
-class HealthState:
-    """What `grpc.health.v1` answers: one status for the whole server (`""`) and one per service."""
-
-    def __init__(self, servicer: health_aio.HealthServicer) -> None:
-        self._servicer = servicer
-
-    async def set(self, service: str, *, serving: bool) -> None:
-        """Marks a service (or the server, `""`) as serving or not; watchers are told."""
-        status = health_pb2.HealthCheckResponse
-        await self._servicer.set(service, status.SERVING if serving else status.NOT_SERVING)
-
-
 @dataclass(frozen=True, slots=True)
 class GrpcServer:
     """A server that accepts calls."""
 
     port: int
-    health: HealthState
+    health: HealthServicer
 
 
 @asynccontextmanager
@@ -73,7 +61,7 @@ async def serve(
     Raises:
         Unavailable: the address cannot be bound.
     """
-    health = health_aio.HealthServicer()
+    health = HealthServicer()
     server = _make_server(implementation, telemetry, max_message_bytes)
     for service in services:
         service.add(service.servicer, server)
@@ -81,13 +69,13 @@ async def serve(
     add_reflection(server, [service.name for service in services] + [HEALTH])
     port = _bind(server, listen)
     for service in services:
-        await health.set(service.name, health_pb2.HealthCheckResponse.SERVING)
+        await health.set(service.name, serving=True)
     await server.start()
     _log.info("serving", listen=listen, port=port, implementation=implementation)
     try:
-        yield GrpcServer(port, HealthState(health))
+        yield GrpcServer(port, health)
     finally:
-        await health.enter_graceful_shutdown()
+        await health.drain()
         await server.stop(drain_timeout_s)
         _log.info("stopped serving", port=port)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from mesh.catalog import Registration
-from mesh.server import HealthState
+from mesh.health import HealthServicer
 from services.inference.model_table import ModelTable
 
 
 class Announcement:
     """What has been said about this node's versions."""
 
-    def __init__(self, table: ModelTable, registration: Registration, health: HealthState) -> None:
+    def __init__(
+        self, table: ModelTable, registration: Registration, health: HealthServicer
+    ) -> None:
         self._table = table
         self._registration = registration
         self._health = health

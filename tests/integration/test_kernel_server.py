@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import grpc
 import pytest
@@ -136,6 +137,46 @@ async def test_health_check_and_watch_follow_the_state(channel, served) -> None:
     assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
     await served[0].health.set(NODE, serving=False)
     assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_watcher_that_leaves_takes_nobody_elses_updates(channel, served) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service=NODE)
+    leaving, staying = stub.Watch(request), stub.Watch(request)
+    seen = staying.__aiter__()
+    await anext(leaving.__aiter__())
+    await anext(seen)
+    leaving.cancel()
+    assert await leaving.code() is grpc.StatusCode.CANCELLED
+    await served[0].health.set(NODE, serving=False)
+    update = await asyncio.wait_for(anext(seen), 5)
+    assert update.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.mark.parametrize("implementation", ["native", "grpcio"])
+async def test_an_open_watch_does_not_keep_a_server_from_stopping(
+    telemetry, implementation
+) -> None:
+    started = asyncio.get_running_loop().time()
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(
+            serve(
+                listen="127.0.0.1:0",
+                services=[],
+                telemetry=telemetry,
+                implementation=implementation,
+                drain_timeout_s=30,
+            )
+        )
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        statuses = watch.__aiter__()
+        assert (await anext(statuses)).status == health_pb2.HealthCheckResponse.SERVING
+    assert (await anext(statuses)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(grpc.aio.AioRpcError, match="stopping"):
+        await anext(statuses)
+    assert asyncio.get_running_loop().time() - started < 20
+    await channel.close()
 
 
 @pytest.mark.parametrize("version", [V1, V1ALPHA])
