@@ -24,8 +24,8 @@ NAME = "inference"
 
 async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     node, owner = settings.node_id, f"{NAME}-{settings.node_id}"
-    loader = ModelLoader(settings)
     with open_telemetry(NAME, owner, otlp_endpoint=settings.otlp_endpoint) as telemetry:
+        loader = ModelLoader(settings, telemetry.metrics)
         async with (
             Catalog.open(settings.consul_address) as catalog,
             aclosing(ModelTable()) as table,

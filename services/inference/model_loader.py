@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from prometheus_client import CollectorRegistry
+
 from mesh.deployment import Assignment, VersionSpec
 from mesh.errors import FailedPrecondition
 from mesh.manifest import Format
@@ -16,6 +18,7 @@ from mesh.store import ArtefactStore
 from services.inference.backend import BackendSettings
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
 from services.inference.identity import open_identity
+from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.model import open_language_model
 from services.inference.model_table import LoadedModel
 from services.inference.settings import NodeSettings
@@ -26,11 +29,11 @@ Opener = Callable[[Path, VersionSpec], Awaitable[LoadedModel]]
 class ModelLoader:
     """Loads the versions of a node; two nodes of a machine share the cache folder."""
 
-    def __init__(self, settings: NodeSettings) -> None:
+    def __init__(self, settings: NodeSettings, metrics: CollectorRegistry) -> None:
         self._store = ArtefactStore(settings.artefact_store_url)
         cache_dir = settings.state_dir / "cache"
         self._artefacts = cache_dir / "artefacts"
-        self._openers = make_openers(settings, cache_dir / "compiled")
+        self._openers = make_openers(settings, cache_dir / "compiled", metrics)
 
     @property
     def formats(self) -> frozenset[Format]:
@@ -47,15 +50,18 @@ class ModelLoader:
         return await opener(folder, spec)
 
 
-def make_openers(settings: NodeSettings, compiled_dir: Path) -> Mapping[Format, Opener]:
+def make_openers(
+    settings: NodeSettings, compiled_dir: Path, metrics: CollectorRegistry
+) -> Mapping[Format, Opener]:
     """Each format's way of opening a folder with the artefact's files."""
     backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
+    generation = LanguageModelMetrics(metrics)
 
     async def identity(_folder: Path, spec: VersionSpec) -> LoadedModel:
         return open_identity(spec)
 
     async def gguf(folder: Path, spec: VersionSpec) -> LoadedModel:
-        return await open_language_model(folder, spec, compiled_dir, backend)
+        return await open_language_model(folder, spec, compiled_dir, backend, generation)
 
     async def sentence_transformers(folder: Path, spec: VersionSpec) -> LoadedModel:
         return await open_sentence_encoder(

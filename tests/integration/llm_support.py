@@ -8,10 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import CollectorRegistry
+
 from mesh.deployment import VersionSpec
 from mesh.manifest import Manifest
 from services.inference.backend import BackendSettings
 from services.inference.llm.chat_template import ChatMessage
+from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.model import open_language_model
 from services.inference.llm.request import GenerationRequest, SamplingRequest
 
@@ -45,11 +48,12 @@ def spec_of(**generation: Any) -> VersionSpec:
 
 @asynccontextmanager
 async def open_model(
-    gguf: Path, cache_dir: Path, **generation: Any
+    gguf: Path, cache_dir: Path, registry: CollectorRegistry | None = None, **generation: Any
 ) -> AsyncIterator[LoadedLanguageModel]:
     """The demo model under the given generation options."""
+    metrics = LanguageModelMetrics(registry or CollectorRegistry())
     model = await open_language_model(
-        gguf.parent, spec_of(**generation), cache_dir, BackendSettings()
+        gguf.parent, spec_of(**generation), cache_dir, BackendSettings(), metrics
     )
     try:
         yield model

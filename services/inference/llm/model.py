@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +26,7 @@ from services.inference.llm.architecture import TextRules
 from services.inference.llm.chat_template import ChatTemplate
 from services.inference.llm.compiled import CompiledModel, compiled_model
 from services.inference.llm.engine import Occupancy
+from services.inference.llm.metrics import LanguageModelMetrics, RequestMeter
 from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
 from services.inference.llm.request import (
     Delta,
@@ -68,6 +69,7 @@ class LoadedLanguageModel:
         vocabulary: Vocabulary,
         backend: SlotBackend,
         scheduler: Scheduler,
+        meter: Callable[[int], RequestMeter],
         lifetime: AsyncExitStack,
     ) -> None:
         self.name = name
@@ -77,6 +79,7 @@ class LoadedLanguageModel:
         self._template = ChatTemplate(rules, datetime.now)
         self._backend = backend
         self._scheduler = scheduler
+        self._meter = meter
         self._lifetime = lifetime
 
     def __repr__(self) -> str:
@@ -111,6 +114,13 @@ class LoadedLanguageModel:
             DeadlineTooShort: the request's turn would come too late.
             DeadlineExceeded: the deadline passed.
         """
+        meter = self._meter(time.time_ns())
+        async with contextlib.aclosing(self._events(request)) as events:
+            async for event in events:
+                meter.see(event)
+                yield event
+
+    async def _events(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         task = await self._task(request)
         async with contextlib.aclosing(self._scheduler.generate(task)) as events:
             async for event in events:
@@ -136,7 +146,11 @@ class LoadedLanguageModel:
         """Runs prefill and decode once, so that the first caller does not pay for it."""
         greedy = SamplingRequest(temperature=0)
         prompt = tuple(self.vocabulary.encode("Hello")) * 2
-        await self.generate_text(GenerationRequest(prompt, greedy, max_tokens=4, ignore_eos=True))
+        request = GenerationRequest(prompt, greedy, max_tokens=4, ignore_eos=True)
+        # Not by `generate`: it would count among the callers' requests.
+        async with contextlib.aclosing(self._events(request)) as events:
+            async for _ in events:
+                pass
 
     async def close(self) -> None:
         """Ends what is running and frees the memory."""
@@ -207,7 +221,11 @@ class LoadedLanguageModel:
 
 
 async def open_language_model(
-    folder: Path, spec: VersionSpec, cache_dir: Path, settings: BackendSettings
+    folder: Path,
+    spec: VersionSpec,
+    cache_dir: Path,
+    settings: BackendSettings,
+    metrics: LanguageModelMetrics,
 ) -> LoadedLanguageModel:
     """Loads the GGUF in `folder`; the first time on this machine takes some seconds more."""
     options = spec.manifest.generation
@@ -234,13 +252,16 @@ async def open_language_model(
             max_queue=options.max_queue,
         )
     )
+    name, version = spec.manifest.name, spec.version
+    meter = lifetime.enter_context(metrics.watching(name, version, lambda: scheduler.occupancy))
     return LoadedLanguageModel(
-        spec.manifest.name,
-        spec.version,
+        name,
+        version,
         rules=compiled.rules,
         vocabulary=vocabulary,
         backend=backend,
         scheduler=scheduler,
+        meter=meter,
         lifetime=lifetime,
     )
 

@@ -1,0 +1,117 @@
+"""What language models count, under the names that vLLM gave these things.
+
+Routers, autoscalers and dashboards made for vLLM read them as they are. `engine` is the model's
+version. A slot is to us what a block of the KV cache is to vLLM: a request takes one whole, so the
+share of the cache in use is the share of slots. Durations rest on the engine's own clock readings
+and say nothing of how fast a caller reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.inference.llm.engine import Occupancy
+from services.inference.llm.request import Delta, Event, Finished, Started
+
+_LABELS = ("model_name", "engine")
+_NS_PER_S = 1e9
+
+# fmt: off
+_FIRST_TOKEN_S = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0,
+)
+_EACH_TOKEN_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+    5.0, 10.0,
+)
+# fmt: on
+
+
+class LanguageModelMetrics:
+    """The metrics of all language models of a process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(f"vllm:{name}", about, _LABELS, registry=registry)
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"vllm:{name}", about, (*_LABELS, *labels), registry=registry)
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"vllm:{name}", about, _LABELS, registry=registry, buckets=buckets)
+
+        self.running = gauge("num_requests_running", "Requests that have a slot.")
+        self.waiting = gauge("num_requests_waiting", "Requests that wait for a slot.")
+        self.usage = gauge("kv_cache_usage_perc", "Share of the slots in use; 1 is all of them.")
+        self.queries = counter("prefix_cache_queries", "Prompt tokens looked up in the slots.")
+        self.hits = counter("prefix_cache_hits", "Prompt tokens found in a slot.")
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
+        self.generation_tokens = counter("generation_tokens", "Tokens generated.")
+        self.successes = counter("request_success", "Requests answered.", "finished_reason")
+        self.first_token_s = histogram(
+            "time_to_first_token_seconds", "From the request to its first token.", _FIRST_TOKEN_S
+        )
+        self.each_token_s = histogram(
+            "time_per_output_token_seconds", "From a token to the next.", _EACH_TOKEN_S
+        )
+
+    @contextmanager
+    def watching(
+        self, model: str, version: int, occupancy: Callable[[], Occupancy]
+    ) -> Iterator[Callable[[int], RequestMeter]]:
+        """Shows how busy the model is for as long as it is loaded; gives meters for requests."""
+        labels = (model, str(version))
+        self.running.labels(*labels).set_function(lambda: occupancy().running)
+        self.waiting.labels(*labels).set_function(lambda: occupancy().waiting)
+        self.usage.labels(*labels).set_function(lambda: occupancy().running / occupancy().slots)
+        try:
+            yield lambda arrived_ns: RequestMeter(self, labels, arrived_ns)
+        finally:
+            for gauge in (self.running, self.waiting, self.usage):
+                gauge.remove(*labels)
+
+
+class RequestMeter:
+    """Counts one request as its events pass."""
+
+    def __init__(
+        self, metrics: LanguageModelMetrics, labels: tuple[str, str], arrived_ns: int
+    ) -> None:
+        self._metrics = metrics
+        self._labels = labels
+        self._arrived_ns = arrived_ns
+        self._token_ns = 0
+
+    def see(self, event: Event) -> None:
+        """Counts what the event tells."""
+        match event:
+            case Started():
+                self._start(event)
+            case Delta(token_ids=tokens) if tokens:
+                self._count_tokens(event)
+            case Finished():
+                self._metrics.successes.labels(*self._labels, event.reason.value).inc()
+
+    def _start(self, started: Started) -> None:
+        metrics, labels = self._metrics, self._labels
+        metrics.prompt_tokens.labels(*labels).inc(started.prompt_tokens)
+        metrics.queries.labels(*labels).inc(started.prompt_tokens)
+        metrics.hits.labels(*labels).inc(started.cached_tokens)
+
+    def _count_tokens(self, delta: Delta) -> None:
+        metrics, labels, count = self._metrics, self._labels, len(delta.token_ids)
+        metrics.generation_tokens.labels(*labels).inc(count)
+        if not self._token_ns:
+            # Tokens that come as one were ready together, as far as anybody can tell.
+            metrics.first_token_s.labels(*labels).observe(
+                (delta.at_ns - self._arrived_ns) / _NS_PER_S
+            )
+        else:
+            each_s = (delta.at_ns - self._token_ns) / count / _NS_PER_S
+            for _ in range(count):
+                metrics.each_token_s.labels(*labels).observe(each_s)
+        self._token_ns = delta.at_ns
