@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := mesh services protos tests
+SOURCES := mesh services protos tests bench
 
 .PHONY: up down test check bench protos format
 
@@ -19,13 +19,17 @@ test: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/mypy mesh services protos
+	$(BIN)/mypy mesh services protos bench
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
+
+# Figures, never pass or fail: they go to bench/RESULTS.md.
+bench: $(VENV)/.dev
+	$(BIN)/python bench/mesh_overhead.py
 
 protos: $(VENV)/.dev
 	$(BIN)/python protos/generate.py
