@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 # How likely, against the likeliest token, one must be to be looked at; less only if that is needed.
 _THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 _BLOCK = 256
+COLDEST = 1e-5
+"""Below this temperature the likeliest token is taken: arithmetic would soon take no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         """Whether chance plays no part."""
-        return self.temperature == 0
+        return self.temperature < COLDEST
 
     @property
     def has_penalties(self) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from services.inference.llm.sampling import (
+    COLDEST,
     History,
     Sampling,
     choose,
@@ -67,6 +68,17 @@ def nucleus(probabilities: np.ndarray, how: Sampling) -> set[int]:
 @given(logits, st.integers(0, 2**64 - 1))
 def test_zero_temperature_takes_the_likeliest(values: np.ndarray, seed: int) -> None:
     assert draw(values, sampling(temperature=0, seed=seed)) == values.argmax()
+
+
+@given(
+    logits,
+    st.floats(0, COLDEST, exclude_max=True),
+    st.sampled_from([{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}]),
+)
+def test_a_temperature_near_zero_is_zero(
+    values: np.ndarray, temperature: float, filters: dict[str, float]
+) -> None:
+    assert draw(values, sampling(temperature=temperature, **filters)) == values.argmax()
 
 
 @given(
