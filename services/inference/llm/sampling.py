@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 # How likely, against the likeliest token, one must be to be looked at; less only if that is needed.
-_THRESHOLDS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
+_THRESHOLDS = (1e-4, 1e-6, 0.0)
+# Far more than what rounding could make of a comparison.
+_MARGIN = 0.01
 _BLOCK = 256
 COLDEST = 1e-5
 """Below this temperature the likeliest token is taken: arithmetic would soon take no other."""
@@ -77,17 +79,18 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, history: History, po
         logits = penalize(logits, sampling, history)
     if sampling.is_greedy:
         return int(logits.argmax())
-    weights = _weights(logits, sampling.temperature)
-    tokens = _nucleus(weights, sampling)
-    if tokens is None:
-        return _pick(weights, uniform(sampling.seed, position))
-    return int(tokens[_pick(weights[tokens], uniform(sampling.seed, position))])
+    tokens, weights = _nucleus(logits, sampling)
+    place = _pick(weights, uniform(sampling.seed, position))
+    return place if tokens is None else int(tokens[place])
 
 
-def _weights(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """How likely each token is, relative to the likeliest, whose weight is 1."""
-    weights: NDArray[np.float32] = logits - logits.max()
-    weights *= np.float32(1 / temperature)
+def _weights(
+    logits: NDArray[np.float32], largest: np.float32, temperature: float
+) -> NDArray[np.float32]:
+    """How likely each token is, relative to one with the largest logit."""
+    weights: NDArray[np.float32] = logits - largest
+    if temperature != 1:
+        weights *= np.float32(1 / temperature)
     np.exp(weights, out=weights)
     return weights
 
@@ -114,37 +117,79 @@ def uniform(seed: int, position: int) -> float:
     return (bits >> 11) * 2.0**-53
 
 
-def _nucleus(weights: NDArray[np.float32], sampling: Sampling) -> NDArray[np.int64] | None:
-    """The tokens that top-k, top-p and min-p leave, equals of the last one too; None: all."""
-    if sampling.top_k == 0 and sampling.top_p >= 1:
-        return np.flatnonzero(weights >= sampling.min_p) if sampling.min_p > 0 else None
-    total = 0.0 if sampling.top_k else float(weights.sum())
-    tokens = _candidates(weights, sampling, total)
-    candidates = weights[tokens]
-    # Sorting the values alone is several times as fast as sorting the tokens by them.
-    values = np.sort(candidates)[::-1][: sampling.top_k or None]
+def _nucleus(
+    logits: NDArray[np.float32], sampling: Sampling
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+    """The tokens that top-k, top-p and min-p leave, equals of the last one too; None: all.
+
+    With them come their weights. Most tokens are never worth an exponential or a place in a sort.
+    """
+    largest: np.float32 = logits.max()
+    if sampling.top_k:
+        tokens, weights = _beyond_top_k(logits, largest, sampling)
+        return _cut(tokens, weights, sampling, None)
     if sampling.top_p < 1:
-        mass = np.cumsum(values, dtype=np.float64)
-        # Without top-k the goal is a share of the whole vocabulary; with it, of the k likeliest.
-        goal = sampling.top_p * (total or mass[-1])
-        values = values[: int(np.searchsorted(mass, goal)) + 1]
-    kept: NDArray[np.int64] = tokens[candidates >= max(values[-1], sampling.min_p)]
-    return kept
+        every = _weights(logits, largest, sampling.temperature)
+        mass = sampling.top_p * float(every.sum())
+        tokens, weights = _beyond_mass(every, mass)
+        return _cut(tokens, weights, sampling, mass)
+    if sampling.min_p > 0:
+        tokens = _likely(logits, largest, sampling.temperature, sampling.min_p)
+        weights = _weights(logits[tokens], largest, sampling.temperature)
+        kept = weights >= sampling.min_p
+        return tokens[kept], weights[kept]
+    return None, _weights(logits, largest, sampling.temperature)
 
 
-def _candidates(
-    weights: NDArray[np.float32], sampling: Sampling, total: float
-) -> NDArray[np.int64]:
-    """Few tokens among which all of the nucleus is: sorting a whole vocabulary would be slow."""
+def _beyond_top_k(
+    logits: NDArray[np.float32], largest: np.float32, sampling: Sampling
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Few tokens among which the k likeliest are, with all their equals."""
     for threshold in _THRESHOLDS:
-        tokens = np.flatnonzero(weights >= threshold)
-        if sampling.top_k:
-            is_enough = len(tokens) >= sampling.top_k
-        else:
-            is_enough = float(weights[tokens].sum()) >= sampling.top_p * total
-        if is_enough:
-            return tokens
-    return np.arange(len(weights))
+        tokens = _likely(logits, largest, sampling.temperature, threshold)
+        weights = _weights(logits[tokens], largest, sampling.temperature)
+        if np.count_nonzero(weights >= threshold) >= sampling.top_k:
+            break
+    return tokens, weights
+
+
+def _beyond_mass(
+    every: NDArray[np.float32], mass: float
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Few tokens, likelier than all others, that have the mass together."""
+    for threshold in _THRESHOLDS:
+        tokens = np.flatnonzero(every >= threshold)
+        weights = every[tokens]
+        if float(weights.sum()) >= mass:
+            break
+    return tokens, weights
+
+
+def _likely(
+    logits: NDArray[np.float32], largest: np.float32, temperature: float, threshold: float
+) -> NDArray[np.int64]:
+    """All tokens whose weight reaches the threshold, and perhaps some that nearly do."""
+    if threshold == 0:
+        return np.arange(len(logits))
+    cutoff = float(largest) + temperature * (math.log(threshold) - _MARGIN)
+    return np.flatnonzero(logits >= np.float32(cutoff - 2 * abs(np.spacing(largest))))
+
+
+def _cut(
+    tokens: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    sampling: Sampling,
+    mass: float | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What the filters leave of these; `mass` is the goal of top-p if the k likeliest set none."""
+    # Sorting the values alone is several times as fast as sorting the tokens by them.
+    values = np.sort(weights)[::-1][: sampling.top_k or None]
+    if sampling.top_p < 1:
+        sums = np.cumsum(values, dtype=np.float64)
+        goal = sampling.top_p * sums[-1] if mass is None else mass
+        values = values[: int(np.searchsorted(sums, goal)) + 1]
+    kept = weights >= max(values[-1], sampling.min_p)
+    return tokens[kept], weights[kept]
 
 
 def _pick(weights: NDArray[np.float32], chance: float) -> int:
@@ -174,8 +219,8 @@ class Logprob:
 
 def logprob_of(logits: NDArray[np.float32], token: int, alternatives: int) -> Logprob:
     """The model's own log probability of a token."""
-    largest = float(logits.max())
-    norm = largest + math.log(float(_weights(logits, 1.0).sum()))
+    largest: np.float32 = logits.max()
+    norm = float(largest) + math.log(float(_weights(logits, largest, 1.0).sum()))
     if alternatives == 0:
         return Logprob(token, float(logits[token]) - norm)
     likely = np.argpartition(-logits, alternatives)[:alternatives]
