@@ -37,16 +37,20 @@ def choose_addresses(settings: LocalSettings) -> Addresses:
     """Picks free ports, and checks those that the settings name.
 
     Raises:
-        PortTaken: a named port is in use.
+        PortTaken: a named port is in use, or named twice.
     """
     known = {
         "RINGMESH_EDGE_PORT": settings.edge_port,
         "RINGMESH_ENVOY_ADMIN_PORT": settings.envoy_admin_port,
         "RINGMESH_CONSUL_PORT": 0 if settings.consul_address else settings.consul_port,
     }
+    named: dict[int, str] = {}
     for variable, port in known.items():
         if port:
             _require_free(port, variable)
+            if port in named:
+                raise PortTaken(f"{named[port]} and {variable} are both {port}: change one.")
+            named[port] = variable
     free = free_ports(8)
     edge, admin, consul = (f"{HOST}:{port or free.pop()}" for port in known.values())
     rest = [f"{HOST}:{port}" for port in free]
