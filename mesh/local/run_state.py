@@ -18,6 +18,10 @@ from typing import IO, Any
 from mesh.local.problem import LocalProblem
 
 
+class StateDirUnusable(LocalProblem):
+    """The state folder cannot be made, or not be written to."""
+
+
 class MeshRunning(LocalProblem):
     """Another mesh runs in this state folder."""
 
@@ -66,10 +70,10 @@ def owned_state_dir(state_dir: Path) -> Iterator[None]:
     """Claims the folder for this process until the block is left.
 
     Raises:
+        StateDirUnusable: nothing can be written there.
         MeshRunning: another process has it.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with _pid_file(state_dir).open("a+") as file:
+    with _open_pid_file(state_dir) as file:
         if not _try_lock(file):
             raise MeshRunning(
                 f"A mesh is already running in {state_dir} (pid {_read_pid(file)}): stop it with "
@@ -91,7 +95,7 @@ def find_supervisor(state_dir: Path) -> int | None:
     try:
         with _pid_file(state_dir).open("r+") as file:
             return None if _try_lock(file) else _read_pid(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -127,6 +131,17 @@ def remove_record(state_dir: Path) -> None:
     """Says that the mesh is not ready (any more)."""
     for file in (_record_file(state_dir), _starting_file(state_dir)):
         file.unlink(missing_ok=True)
+
+
+def _open_pid_file(state_dir: Path) -> IO[str]:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        return _pid_file(state_dir).open("a+")
+    except OSError as error:
+        raise StateDirUnusable(
+            f"The state folder {state_dir} cannot be used ({error.strerror}): set "
+            f"RINGMESH_STATE_DIR to a folder that you may write to."
+        ) from error
 
 
 def _try_lock(file: IO[str]) -> bool:

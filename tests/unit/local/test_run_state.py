@@ -8,6 +8,7 @@ from mesh.local.run_state import (
     MeshRecord,
     MeshRunning,
     ProcessRecord,
+    StateDirUnusable,
     find_supervisor,
     owned_state_dir,
     read_record,
@@ -61,3 +62,15 @@ def test_a_record_that_a_killed_mesh_left_is_not_believed(tmp_path: Path) -> Non
     write_record(tmp_path, RECORD)
     with pytest.raises(MeshNotRunning, match="start one with `ringmesh up`"):
         read_record(tmp_path)
+
+
+def test_a_folder_that_cannot_be_one_is_named_with_the_way_out(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for unusable in (file, file / "below"):
+        with (
+            pytest.raises(StateDirUnusable, match=rf"^The state folder {unusable} .*STATE_DIR"),
+            owned_state_dir(unusable),
+        ):
+            pass
+        assert find_supervisor(unusable) is None
