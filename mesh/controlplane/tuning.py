@@ -22,7 +22,7 @@ class Tuning:
 
     policy: Literal["maglev", "ring_hash"] = "maglev"
     hash_balance_factor: int = 200
-    """How far one node may be above the mean load before its keys overflow, in per cent."""
+    """How much load one node may have before its keys overflow, in per cent of the mean."""
     sample_ratio: float = 1.0
     """Share of the traces begun here that are recorded."""
     placement_grace_s: float = 30.0

@@ -75,8 +75,8 @@ def make_definitions() -> Definitions:
             "routing.hash_balance_factor",
             TypeAdapter(Annotated[int, Field(strict=True, ge=100, le=1000)]),
             200,
-            "How far one node may be above the mean load, in per cent of it, before its keys "
-            "overflow to other nodes.",
+            "How much load one node may have, in per cent of the mean, before its keys overflow to "
+            "other nodes; with two nodes, 200 and more let one have it all.",
         ),
         Definition(
             "tracing.sample_ratio",
