@@ -48,7 +48,13 @@ class Mesh:
         )
 
     def instances(self, service: str) -> list[dict]:
-        rows = httpx.get(f"http://{self.record.consul}/v1/health/service/{service}").json()
+        """The passing ones; none while Consul itself is starting."""
+        try:
+            reply = httpx.get(f"http://{self.record.consul}/v1/health/service/{service}")
+        except httpx.TransportError:
+            return []
+        # A Consul without a leader yet answers 500 in plain text.
+        rows = reply.json() if reply.is_success else []
         return [row for row in rows if all(c["Status"] == "passing" for c in row["Checks"])]
 
     def serving_nodes(self, version: str) -> set[str]:
