@@ -75,14 +75,21 @@ class ModelTable:
             ModelNotFound: the node has no such model or version.
             ModelNotReady: it has, but cannot answer with it now.
         """
-        model, number = requested_version(name, version, metadata_version)
-        status = choose_version(self.statuses(), model, number)
-        entry = self._entries[status.model, status.version]
+        entry = self._entry(name, version, metadata_version)
         task = asyncio.current_task()
         if task is not None and task not in entry.users:
             entry.users.add(task)
             task.add_done_callback(entry.users.discard)
         return entry.loaded
+
+    def find(self, name: str, version: str, metadata_version: str | None) -> Any:
+        """The same for a look only: the model may go at any time."""
+        return self._entry(name, version, metadata_version).loaded
+
+    def _entry(self, name: str, version: str, metadata_version: str | None) -> _Entry:
+        model, number = requested_version(name, version, metadata_version)
+        status = choose_version(self.statuses(), model, number)
+        return self._entries[status.model, status.version]
 
     def statistics(self, model: str, version: int) -> VersionStatistics:
         """What a version that `resolve` or `statuses` has named is counted in."""

@@ -62,6 +62,7 @@ def model_config(model: LoadedModel, signature: Signature) -> oip.ModelConfigRes
             for s in signature.outputs
         ],
         parameters=_parameters(signature),
+        model_transaction_policy=config.ModelTransactionPolicy(decoupled=signature.is_decoupled),
     )
     return oip.ModelConfigResponse(config=described)
 

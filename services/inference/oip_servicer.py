@@ -1,14 +1,13 @@
-"""The Open Inference Protocol on the node: parse, ask the model, render.
+"""The Open Inference Protocol on the node: find the model, have it answer, name who did.
 
-Answers always carry their tensors as raw bytes, which is the only form that stock clients read.
 Initial metadata names node and version, and goes out with an answer only, so that a refusal stays
 one that a proxy may try on another node. What the node does not do answers UNIMPLEMENTED by name.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -16,19 +15,15 @@ from opentelemetry import trace
 from opentelemetry.trace import Tracer
 
 from mesh.deadline import remaining_s
-from mesh.errors import FailedPrecondition, ModelNotReady, Unimplemented
+from mesh.errors import ModelNotReady, RingmeshError, Unimplemented
+from mesh.infer_stream import answer_stream, wants_grpc_errors
 from mesh.pb import inference_pb2 as oip
-from mesh.tensor import Tensor, validate_request
-from services.inference import oip_text
 from services.inference.generate_servicer import NODE_HEADER, VERSION_HEADER
-from services.inference.llm.model import LoadedLanguageModel
 from services.inference.model_choice import choose_version, requested_version
 from services.inference.model_state import ModelState, ModelStatus
 from services.inference.model_table import LoadedModel, ModelTable
+from services.inference.oip_answer import Answering, signature_of
 from services.inference.oip_description import model_config, model_metadata, server_metadata
-from services.inference.oip_request import check_inputs, requested_outputs
-from services.inference.tensor_model import Signature, TensorModel
-from services.inference.timing import Timing
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -43,7 +38,7 @@ class OipServicer:
     def __init__(self, node: str, models: ModelTable, tracer: Tracer) -> None:
         self._node = node
         self._models = models
-        self._tracer = tracer
+        self._answering = Answering(models, tracer)
 
     def __getattr__(self, name: str) -> Any:
         if name in _NOT_OFFERED:
@@ -103,11 +98,43 @@ class OipServicer:
     ) -> oip.ModelInferResponse:
         """Runs the model."""
         model = self._resolve(request.model_name, request.model_version, context)
-        with self._models.statistics(model.name, model.version).measure() as measured:
-            response, timing = await self._answer(model, request, remaining_s(context))
-            measured.succeed(timing)
+        response = await self._answering.whole(model, request, remaining_s(context))
         await self._send_receipt(model, context)
         return response
+
+    async def ModelStreamInfer(
+        self,
+        request_iterator: AsyncIterator[oip.ModelInferRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
+        """Runs a model for each message; language models answer in pieces."""
+
+        async def respond(
+            request: oip.ModelInferRequest,
+        ) -> AsyncGenerator[oip.ModelInferResponse, None]:
+            model = self._resolve(request.model_name, request.model_version, context)
+            made = self._answering.pieces(model, request, remaining_s(context))
+            async with aclosing(made) as responses:
+                async for response in responses:
+                    yield response
+
+        def is_decoupled(request: oip.ModelInferRequest) -> bool:
+            name, version = request.model_name, request.model_version
+            try:
+                model = self._models.find(name, version, routed_version(context))
+                return signature_of(model).is_decoupled
+            except RingmeshError:  # told in its turn
+                return False
+
+        answers = answer_stream(
+            request_iterator,
+            respond,
+            is_decoupled=is_decoupled,
+            ends_at_failure=wants_grpc_errors(context.invocation_metadata()),
+        )
+        async with aclosing(answers) as responses:
+            async for response in responses:
+                yield response
 
     async def ModelStatistics(
         self, request: oip.ModelStatisticsRequest, context: grpc.aio.ServicerContext
@@ -121,33 +148,6 @@ class OipServicer:
             ready = [each for each in ready if _is_meant(each, *asked)]
         counts = (self._models.statistics(each.model, each.version).snapshot() for each in ready)
         return oip.ModelStatisticsResponse(model_stats=counts)
-
-    async def _answer(
-        self, model: LoadedModel, request: oip.ModelInferRequest, timeout_s: float | None
-    ) -> tuple[oip.ModelInferResponse, Timing]:
-        signature = signature_of(model)
-        tensors = validate_request(request)
-        check_inputs(tensors, signature, model.name)
-        wanted = requested_outputs(request, tensors, signature)
-        outputs, facts, timing = await self._run(model, tensors, request.parameters, timeout_s)
-        return make_response(request.id, model, _chosen(outputs, wanted), facts), timing
-
-    async def _run(
-        self,
-        model: LoadedModel,
-        tensors: tuple[Tensor, ...],
-        parameters: Mapping[str, oip.InferParameter],
-        timeout_s: float | None,
-    ) -> tuple[Sequence[Tensor], Mapping[str, int | str], Timing]:
-        if isinstance(model, LoadedLanguageModel):
-            asked = oip_text.make_generation_request(tensors[0], parameters, timeout_s)
-            text = await oip_text.generate_text(model, asked, self._tracer)
-            return (text.output,), text.facts, text.timing
-        assert isinstance(model, TensorModel)  # noqa: S101  # `signature_of` has seen to it
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        answer = await model.infer(tensors, deadline_s)
-        self._record(answer.timing)
-        return answer.outputs, answer.counts, answer.timing
 
     def _resolve(self, name: str, version: str, context: grpc.aio.ServicerContext) -> LoadedModel:
         model: LoadedModel = self._models.resolve(name, version, routed_version(context))
@@ -169,26 +169,6 @@ class OipServicer:
             ((NODE_HEADER, self._node), (VERSION_HEADER, str(model.version)))
         )
 
-    def _record(self, timing: Timing) -> None:
-        """Draws the phases under the call's span, now that they are known."""
-        if timing.queued_ns is not None:
-            self._span("queue", timing.queued_ns, timing.began_ns, timing.batch_size)
-        self._span("compute", timing.began_ns, timing.ended_ns, timing.batch_size)
-
-    def _span(self, name: str, began_ns: int, ended_ns: int, batch_size: int) -> None:
-        span = self._tracer.start_span(name, start_time=began_ns)
-        span.set_attribute("ringmesh.batch_size", batch_size)
-        span.end(ended_ns)
-
-
-def signature_of(model: LoadedModel) -> Signature:
-    """What a model takes and gives in this protocol."""
-    if isinstance(model, LoadedLanguageModel):
-        return oip_text.SIGNATURE
-    if isinstance(model, TensorModel):
-        return model.signature
-    raise FailedPrecondition(f"model '{model.name}' is not served by this protocol")
-
 
 def routed_version(context: grpc.aio.ServicerContext) -> str | None:
     """The version that the mesh's route has chosen."""
@@ -198,42 +178,12 @@ def routed_version(context: grpc.aio.ServicerContext) -> str | None:
     return None
 
 
-def make_response(
-    request_id: str,
-    model: LoadedModel,
-    outputs: Iterable[Tensor],
-    facts: Mapping[str, int | str],
-) -> oip.ModelInferResponse:
-    """The answer, each tensor raw in the place of its description."""
-    response = oip.ModelInferResponse(
-        model_name=model.name, model_version=str(model.version), id=request_id
-    )
-    for tensor in outputs:
-        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        response.raw_output_contents.append(tensor.raw)
-    for name, value in facts.items():
-        if isinstance(value, str):
-            response.parameters[name].string_param = value
-        else:
-            response.parameters[name].int64_param = value
-    return response
-
-
 def _is_meant(status: ModelStatus, model: str, version: int | None) -> bool:
     return status.model == model and version in (None, status.version)
-
-
-def _chosen(outputs: Iterable[Tensor], wanted: Iterable[str]) -> list[Tensor]:
-    by_name = {tensor.name: tensor for tensor in outputs}
-    return [by_name[name] for name in wanted]
 
 
 def _not_offered(method: str) -> Any:
     async def refuse(_request: Any, _context: grpc.aio.ServicerContext) -> NoReturn:
         raise Unimplemented(f"{method} is not offered by this node")
 
-    async def refuse_stream(_requests: Any, _context: grpc.aio.ServicerContext) -> Any:
-        raise Unimplemented(f"{method} is not offered by this node")
-        yield  # a stream's method is an async generator
-
-    return refuse_stream if method == "ModelStreamInfer" else refuse
+    return refuse

@@ -27,12 +27,16 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes and gives; with `is_open`, any tensors, each given back by its name."""
+    """What a model takes and gives; with `is_open`, any tensors, each given back by its name.
+
+    With `is_decoupled`, a request on a stream has any number of responses.
+    """
 
     platform: str
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     is_open: bool = False
+    is_decoupled: bool = False
     batching: Batching | None = None
 
 

@@ -240,11 +240,38 @@ async def test_what_is_not_offered_says_so(rig: NodeRig) -> None:
         (rig.stub.CudaSharedMemoryStatus, oip.CudaSharedMemoryStatusRequest()),
     ):
         assert isinstance(await refusal(method(asked)), Unimplemented)
-    stream = rig.stub.ModelStreamInfer(iter([oip.ModelInferRequest()]))
-    assert isinstance(await refusal(anext(aiter(stream))), Unimplemented)
     shared = request(datatype="FP32", shape=[1])
     shared.inputs[0].parameters["shared_memory_region"].string_param = "r"
     assert isinstance(await refusal(rig.stub.ModelInfer(shared)), Unimplemented)
+
+
+async def test_a_stream_answers_in_order_and_survives_a_failure(client) -> None:
+    async def feed():
+        for model, value in (("identity", 1), ("nope", 2), ("identity", 3)):
+            inputs = [tensor_of("x", np.array([value]))]
+            yield {"model_name": model, "inputs": inputs, "request_id": str(value)}
+
+    pairs = [pair async for pair in client.stream_infer(feed())]
+    assert [pair[0].as_numpy("x").tolist() for pair in (pairs[0], pairs[2])] == [[1], [3]]
+    assert "nope" in pairs[1][1].message()
+    assert pairs[0][0].get_response().parameters["triton_final_response"].bool_param
+
+
+async def test_a_stream_that_lasts_does_not_hold_a_version(rig: NodeRig) -> None:
+    call = rig.stub.ModelStreamInfer()
+    await call.write(oip.ModelInferRequest(model_name="identity", model_version="1"))
+    assert (await call.read()).infer_response.model_name == "identity"
+    assert await rig.table.wait_until_idle(("identity", 1), 5)
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_timeout_is_honoured_and_a_priority_refused(client, rig: NodeRig) -> None:
+    inputs = [tensor_of("x", np.zeros(1))]
+    await client.infer("identity", inputs, timeout=10_000_000)
+    with pytest.raises(InferenceServerException, match="priority") as caught:
+        await client.infer("identity", inputs, priority=1)
+    assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
 async def test_identity_draws_its_compute_under_the_call(rig: NodeRig) -> None:

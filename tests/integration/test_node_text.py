@@ -87,6 +87,88 @@ async def test_an_unmodified_triton_client_asks_for_text(rig: NodeRig) -> None:
     assert b"Paris" in result.as_numpy("text_output")[0]
 
 
+def text_input(text: str) -> triton.InferInput:
+    tensor = triton.InferInput("text_input", [1], "BYTES")
+    return tensor.set_data_from_numpy(np.array([text.encode()], dtype=np.object_))
+
+
+def text_of(responses: list[oip.ModelInferResponse]) -> str:
+    raws = [raw for each in responses for raw in each.raw_output_contents]
+    return "".join(decode_raw("BYTES", (1,), raw, field="x")[0].decode() for raw in raws)
+
+
+@pytest.mark.parametrize("wants_empty", [False, True])
+async def test_a_stream_brings_the_text_in_pieces(rig: NodeRig, wants_empty: bool) -> None:
+    whole, facts = await complete(rig, "Once upon a time", max_tokens=12)
+
+    asked = request(
+        "Once upon a time", max_tokens=12, triton_enable_empty_final_response=wants_empty
+    )
+    asked.id = "r-1"
+    responses = [each.infer_response async for each in rig.stub.ModelStreamInfer(iter([asked]))]
+    config = (await rig.stub.ModelConfig(oip.ModelConfigRequest(name="smollm2"))).config
+    assert config.model_transaction_policy.decoupled
+    assert len(responses) > 5
+    assert text_of(responses) == whole
+    marks = [each.parameters["triton_final_response"].bool_param for each in responses]
+    assert marks == [False] * (len(responses) - 1) + [True]
+    final = responses[-1]
+    assert len(final.outputs) == (0 if wants_empty else 1)
+    assert final.parameters["completion_tokens"].int64_param == facts["completion_tokens"]
+    assert {each.id for each in responses} == {"r-1"}
+
+
+async def test_an_unmodified_triton_client_streams(rig: NodeRig) -> None:
+    async def feed():
+        parameters = {"max_tokens": 6, "temperature": 0.0}
+        inputs = [text_input("The capital of France is")]
+        yield {"model_name": "smollm2", "inputs": inputs, "parameters": parameters}
+
+    async with triton.InferenceServerClient(rig.address) as client:
+        pairs = [pair async for pair in client.stream_infer(feed())]
+    assert [error for _, error in pairs if error] == []
+    pieces = [result.as_numpy("text_output")[0].decode() for result, _ in pairs]
+    assert "Paris" in "".join(pieces)
+
+
+async def test_generations_of_one_stream_go_on_side_by_side(rig: NodeRig) -> None:
+    alone, _ = await complete(rig, "Once", max_tokens=8)
+    call = rig.stub.ModelStreamInfer()
+    for name in ("a", "b", "bad"):
+        asked = request("Once", max_tokens=-1 if name == "bad" else 8)
+        asked.id = name
+        await call.write(asked)
+    await call.done_writing()
+    responses = [each async for each in call]
+    order = [each.infer_response.id for each in responses if not each.error_message]
+    assert order.index("b") < len(order) - 1 - order[::-1].index("a")
+    for name in ("a", "b"):
+        mine = [each.infer_response for each in responses if each.infer_response.id == name]
+        assert text_of(mine) == alone
+    (failed,) = (each for each in responses if each.error_message)
+    assert (failed.infer_response.id, "max_tokens" in failed.error_message) == ("bad", True)
+
+
+async def test_leaving_a_stream_frees_the_slot(rig: NodeRig) -> None:
+    model = rig.table.find("smollm2", "", None)
+    call = rig.stub.ModelStreamInfer()
+    await call.write(request("Once", max_tokens=1500, ignore_eos=True))
+    await call.read()
+    assert model.occupancy.running == 1
+    call.cancel()
+    async with asyncio.timeout(10):
+        while model.occupancy.running:
+            await asyncio.sleep(0)
+
+
+async def test_a_timeout_ends_a_generation(rig: NodeRig) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await rig.stub.ModelInfer(
+            request("Once", max_tokens=1500, ignore_eos=True, timeout=200_000)
+        )
+    assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_queue_prefill_and_decode_are_spans_of_the_call(rig: NodeRig) -> None:
     rig.exporter.clear()
     await complete(rig, "Once upon a time", max_tokens=4)

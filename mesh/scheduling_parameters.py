@@ -1,0 +1,45 @@
+"""What a request of the Open Inference Protocol says about its own scheduling: pure.
+
+`timeout` bounds the answer, in microseconds. There are no priority levels, and a request that
+relies on one is told so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mesh.errors import InvalidArgument, Unimplemented
+from mesh.pb.inference_pb2 import InferParameter
+
+US_PER_S = 1_000_000
+_INTEGERS = ("int64_param", "uint64_param")
+
+
+def requested_timeout_s(
+    parameters: Mapping[str, InferParameter], remaining_s: float | None
+) -> float | None:
+    """How long the caller waits: what is left of its deadline, or less if the request says so.
+
+    Raises:
+        InvalidArgument: `timeout` or `priority` is no number of that kind.
+        Unimplemented: the request asks for a priority; 0 stands for the ordinary one.
+    """
+    if _number("priority", parameters):
+        raise Unimplemented("parameters.priority: there are no priority levels; leave it out")
+    timeout_us = _number("timeout", parameters)
+    if not timeout_us:
+        return remaining_s
+    timeout_s = timeout_us / US_PER_S
+    return timeout_s if remaining_s is None else min(timeout_s, remaining_s)
+
+
+def _number(name: str, parameters: Mapping[str, InferParameter]) -> int:
+    if name not in parameters:
+        return 0
+    parameter = parameters[name]
+    choice = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, choice) if choice in _INTEGERS else -1
+    if value < 0:
+        field = f"parameters.{name}"
+        raise InvalidArgument(f"{field}: takes an integer of 0 or more", field=field)
+    return int(value)

@@ -1,0 +1,205 @@
+"""Language models in the Open Inference Protocol: `text_input` in, `text_output` out. Pure.
+
+The text is continued as it stands; sampling is asked for by request parameters of the names and
+meanings that `ringmesh.node.v1.Sampling` gives them. Answers are one response with the whole text,
+or a response per piece and then the final one, which says what the answer took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mesh.errors import InvalidArgument, Unimplemented
+from mesh.infer_stream import mark_final
+from mesh.pb.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
+from mesh.tensor import Tensor, validate_request
+from mesh.tensor.raw import LENGTH_PREFIX, refuse, show_shape
+
+TEXT_INPUT = "text_input"
+TEXT_OUTPUT = "text_output"
+EMPTY_FINAL = "triton_enable_empty_final_response"
+"""A client that sends it as true wants a last response without any output."""
+
+_RESERVED = frozenset(
+    {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
+)
+"""Parameters that the protocol's extensions use for other ends; clients send them unasked."""
+
+_INT32 = range(-(2**31), 2**31)
+_UINT64 = range(2**64)
+
+Facts = Mapping[str, int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """What a caller asks of a language model; `sampling` holds what it has set."""
+
+    prompt: str
+    max_tokens: int | None = None
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    sampling: Mapping[str, int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TextResponses:
+    """Makes the responses to one request."""
+
+    request: ModelInferRequest
+    model: str
+    version: str
+
+    def whole(self, text: str, facts: Facts) -> ModelInferResponse:
+        """The one response with all of the text."""
+        return self._with_facts(self._with_text(text), facts)
+
+    def piece(self, text: str) -> ModelInferResponse:
+        """A response with the next piece of the text."""
+        return mark_final(self._with_text(text), is_final=False)
+
+    def final(self, facts: Facts) -> ModelInferResponse:
+        """The last response: without an output for a client that wants it empty."""
+        empty = self.request.parameters.get(EMPTY_FINAL)
+        is_empty = empty is not None and empty.bool_param
+        response = self._plain() if is_empty else self._with_text("")
+        return mark_final(self._with_facts(response, facts))
+
+    def _plain(self) -> ModelInferResponse:
+        return ModelInferResponse(
+            model_name=self.model, model_version=self.version, id=self.request.id
+        )
+
+    def _with_text(self, text: str) -> ModelInferResponse:
+        response, data = self._plain(), text.encode()
+        response.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
+        response.raw_output_contents.append(LENGTH_PREFIX.pack(len(data)) + data)
+        return response
+
+    def _with_facts(self, response: ModelInferResponse, facts: Facts) -> ModelInferResponse:
+        for name, value in facts.items():
+            if isinstance(value, str):
+                response.parameters[name].string_param = value
+            else:
+                response.parameters[name].int64_param = value
+        return response
+
+
+def read_text_request(request: ModelInferRequest) -> TextRequest:
+    """What the message asks for.
+
+    Raises:
+        InvalidArgument: it asks for something else, or for it in a wrong way; the field is named.
+    """
+    prompt = _prompt(validate_request(request))
+    for output in request.outputs:
+        where = f"outputs.{output.name}"
+        if output.name != TEXT_OUTPUT:
+            raise refuse(where, f"there is no such output; known is {TEXT_OUTPUT}")
+        for parameter in ("shared_memory_region", "classification"):
+            if parameter in output.parameters:
+                raise Unimplemented(f"{where}: {parameter} is not offered")
+    given = {
+        name: _read(name, parameter)
+        for name, parameter in request.parameters.items()
+        if name not in _RESERVED and not name.startswith("triton_")
+    }
+    stop = given.pop("stop", None)
+    return TextRequest(
+        prompt=prompt,
+        max_tokens=given.pop("max_tokens", None),
+        ignore_eos=given.pop("ignore_eos", False),
+        stop=() if stop is None else (stop,),
+        sampling=given,
+    )
+
+
+def read_text_output(response: ModelInferResponse) -> str:
+    """The text of a response made here; nothing for one without an output."""
+    return "".join(raw[LENGTH_PREFIX.size :].decode() for raw in response.raw_output_contents)
+
+
+def _prompt(tensors: tuple[Tensor, ...]) -> str:
+    for tensor in tensors:
+        where = f"inputs.{tensor.name}"
+        if tensor.name != TEXT_INPUT:
+            raise refuse(where, f"a language model takes no such input: {TEXT_INPUT}")
+        if (tensor.datatype, tensor.shape) != ("BYTES", (1,)):
+            got = f"{tensor.datatype} of shape {show_shape(tensor.shape)}"
+            raise refuse(where, f"must be BYTES of shape [1], not {got}")
+    if not tensors:
+        needs = "missing; a language model needs it, BYTES of shape [1]"
+        raise refuse(f"inputs.{TEXT_INPUT}", needs)
+    try:
+        return tensors[0].raw[LENGTH_PREFIX.size :].decode()
+    except UnicodeDecodeError as error:
+        problem = f"element 0 is not UTF-8 at byte {error.start}"
+        raise refuse(f"inputs.{TEXT_INPUT}", problem) from None
+
+
+def _read(name: str, parameter: InferParameter) -> Any:
+    read = _READERS.get(name)
+    if read is None:
+        known = ", ".join(sorted(_READERS))
+        raise _wrong(name, f"a language model has no such parameter; known are {known}")
+    kind = parameter.WhichOneof("parameter_choice")
+    return read(name, None if kind is None else getattr(parameter, kind))
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(name, f"takes an integer, not {value!r}")
+    return value
+
+
+def _count(name: str, value: Any) -> int:
+    count = _integer(name, value)
+    if count not in _INT32:
+        raise _wrong(name, f"{count} is out of range")
+    return count
+
+
+def _seed(name: str, value: Any) -> int:
+    seed = _integer(name, value)
+    if seed not in _UINT64:
+        raise _wrong(name, f"must lie between 0 and {_UINT64[-1]}, not {seed}")
+    return seed
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, f"takes a number, not {value!r}")
+    return float(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, f"takes a string, not {value!r}")
+    return value
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, f"takes true or false, not {value!r}")
+    return value
+
+
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "max_tokens": _count,
+    "temperature": _number,
+    "top_p": _number,
+    "top_k": _count,
+    "min_p": _number,
+    "repetition_penalty": _number,
+    "presence_penalty": _number,
+    "frequency_penalty": _number,
+    "seed": _seed,
+    "stop": _text,
+    "ignore_eos": _boolean,
+}
+
+
+def _wrong(name: str, problem: str) -> InvalidArgument:
+    return refuse(f"parameters.{name}", problem)

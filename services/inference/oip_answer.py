@@ -1,0 +1,122 @@
+"""One request of the Open Inference Protocol on a loaded version: check, run, count, render.
+
+The same for a call of its own and for a request on a stream; what differs is whether a language
+model's text comes whole or in pieces. Answers carry their tensors as raw bytes always, the only
+form that stock clients read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from opentelemetry.trace import Tracer
+
+from mesh.errors import FailedPrecondition
+from mesh.infer_stream import mark_final
+from mesh.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
+from mesh.scheduling_parameters import requested_timeout_s
+from mesh.tensor import Tensor, validate_request
+from services.inference import oip_text
+from services.inference.llm.model import LoadedLanguageModel
+from services.inference.model_table import LoadedModel, ModelTable
+from services.inference.oip_request import check_inputs, requested_outputs
+from services.inference.statistics import Measurement
+from services.inference.tensor_model import Signature, TensorModel
+from services.inference.timing import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """The versions' counts, and where to draw the phases of a request."""
+
+    models: ModelTable
+    tracer: Tracer
+
+    async def whole(
+        self, model: LoadedModel, request: ModelInferRequest, remaining_s: float | None
+    ) -> ModelInferResponse:
+        """The one response to a request."""
+        with self.models.statistics(model.name, model.version).measure() as measured:
+            timeout_s = requested_timeout_s(request.parameters, remaining_s)
+            if isinstance(model, LoadedLanguageModel):
+                return await oip_text.answer_text(model, request, timeout_s, self.tracer, measured)
+            return await self._compute(model, request, timeout_s, measured)
+
+    async def pieces(
+        self, model: LoadedModel, request: ModelInferRequest, remaining_s: float | None
+    ) -> AsyncGenerator[ModelInferResponse, None]:
+        """The responses to a request, the last one marked."""
+        if not isinstance(model, LoadedLanguageModel):
+            yield mark_final(await self.whole(model, request, remaining_s))
+            return
+        with self.models.statistics(model.name, model.version).measure() as measured:
+            timeout_s = requested_timeout_s(request.parameters, remaining_s)
+            made = oip_text.stream_text(model, request, timeout_s, self.tracer, measured)
+            async with aclosing(made) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _compute(
+        self,
+        model: LoadedModel,
+        request: ModelInferRequest,
+        timeout_s: float | None,
+        measured: Measurement,
+    ) -> ModelInferResponse:
+        signature = signature_of(model)
+        assert isinstance(model, TensorModel)  # noqa: S101  # `signature_of` has seen to it
+        tensors = validate_request(request)
+        check_inputs(tensors, signature, model.name)
+        wanted = requested_outputs(request, tensors, signature)
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        answer = await model.infer(tensors, deadline_s)
+        self._draw(answer.timing)
+        response = make_response(request.id, model, _chosen(answer.outputs, wanted), answer.counts)
+        measured.succeed(answer.timing)
+        return response
+
+    def _draw(self, timing: Timing) -> None:
+        """Draws the phases under the call's span, now that they are known."""
+        if timing.queued_ns is not None:
+            self._span("queue", timing.queued_ns, timing.began_ns, timing.batch_size)
+        self._span("compute", timing.began_ns, timing.ended_ns, timing.batch_size)
+
+    def _span(self, name: str, began_ns: int, ended_ns: int, batch_size: int) -> None:
+        span = self.tracer.start_span(name, start_time=began_ns)
+        span.set_attribute("ringmesh.batch_size", batch_size)
+        span.end(ended_ns)
+
+
+def signature_of(model: LoadedModel) -> Signature:
+    """What a model takes and gives in this protocol."""
+    if isinstance(model, LoadedLanguageModel):
+        return oip_text.SIGNATURE
+    if isinstance(model, TensorModel):
+        return model.signature
+    raise FailedPrecondition(f"model '{model.name}' is not served by this protocol")
+
+
+def make_response(
+    request_id: str,
+    model: LoadedModel,
+    outputs: Iterable[Tensor],
+    counts: Mapping[str, int],
+) -> ModelInferResponse:
+    """The answer, each tensor raw in the place of its description."""
+    response = ModelInferResponse(
+        model_name=model.name, model_version=str(model.version), id=request_id
+    )
+    for tensor in outputs:
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        response.raw_output_contents.append(tensor.raw)
+    for name, value in counts.items():
+        response.parameters[name].int64_param = value
+    return response
+
+
+def _chosen(outputs: Iterable[Tensor], wanted: Iterable[str]) -> list[Tensor]:
+    by_name = {tensor.name: tensor for tensor in outputs}
+    return [by_name[name] for name in wanted]

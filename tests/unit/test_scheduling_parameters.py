@@ -1,0 +1,43 @@
+"""Timeout and priority of a request."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.errors import InvalidArgument, Unimplemented
+from mesh.pb.inference_pb2 import InferParameter
+from mesh.scheduling_parameters import requested_timeout_s
+
+
+@pytest.mark.parametrize(
+    ("timeout_us", "remaining_s", "expected"),
+    [
+        (None, None, None),
+        (None, 3.0, 3.0),
+        (0, None, None),
+        (1_500_000, None, 1.5),
+        (1_500_000, 1.0, 1.0),
+        (500_000, 1.0, 0.5),
+    ],
+)
+def test_the_shorter_of_timeout_and_deadline_counts(timeout_us, remaining_s, expected) -> None:
+    parameters = {} if timeout_us is None else {"timeout": InferParameter(int64_param=timeout_us)}
+    assert requested_timeout_s(parameters, remaining_s) == expected
+
+
+def test_a_priority_is_refused_and_the_ordinary_one_is_none() -> None:
+    assert requested_timeout_s({"priority": InferParameter(uint64_param=0)}, None) is None
+    with pytest.raises(Unimplemented, match="priority"):
+        requested_timeout_s({"priority": InferParameter(uint64_param=1)}, None)
+
+
+@pytest.mark.parametrize("name", ["timeout", "priority"])
+@pytest.mark.parametrize(
+    "wrong",
+    [InferParameter(), InferParameter(int64_param=-1), InferParameter(string_param="1")],
+    ids=["empty", "negative", "text"],
+)
+def test_what_is_no_number_is_named(name: str, wrong: InferParameter) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        requested_timeout_s({name: wrong}, None)
+    assert refused.value.field == f"parameters.{name}"
