@@ -81,7 +81,8 @@ def read_settings(*, demo: bool = True) -> LocalSettings:
         first = error.errors()[0]
         name = str(first["loc"][0])
         variable = name if name.isupper() else f"RINGMESH_{name.upper()}"
-        raise LocalProblem(f"{variable}: {first['msg']}.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise LocalProblem(f"{variable}: {message}.") from error
 
 
 def make_welcome(record: MeshRecord, trace_id: str | None) -> str:

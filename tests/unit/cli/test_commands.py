@@ -82,6 +82,14 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         read_settings()
 
 
+def test_a_wrong_address_is_answered_with_the_form_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", "somewhere")
+    with pytest.raises(
+        LocalProblem, match=r"^CONSUL_HTTP_ADDR: 'somewhere' is not host:port, such"
+    ):
+        read_settings()
+
+
 def test_targets_are_versions_with_weights() -> None:
     targets = [(each.version, each.weight) for each in read_targets(["3", "champion:10"])]
     assert targets == [("3", 100), ("champion", 10)]
