@@ -16,7 +16,11 @@ class LocalSettings(BaseSettings):
     """The mesh on one machine; two of them run side by side when ports and folder differ."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RINGMESH_", frozen=True, extra="forbid", populate_by_name=True
+        env_prefix="RINGMESH_",
+        env_ignore_empty=True,  # as the tools that share these variables do
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
     )
 
     state_dir: Path = Path(".ringmesh")

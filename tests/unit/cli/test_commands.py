@@ -90,6 +90,14 @@ def test_a_wrong_address_is_answered_with_the_form_of_one(monkeypatch: pytest.Mo
         read_settings()
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONSUL_HTTP_ADDR", "OTEL_EXPORTER_OTLP_ENDPOINT", "RINGMESH_EDGE_PORT"):
+        monkeypatch.setenv(name, "")
+    settings = read_settings()
+    assert (settings.consul_address, settings.otlp_endpoint) == (None, None)
+    assert settings.edge_port == 8080
+
+
 def test_targets_are_versions_with_weights() -> None:
     targets = [(each.version, each.weight) for each in read_targets(["3", "champion:10"])]
     assert targets == [("3", 100), ("champion", 10)]
