@@ -104,10 +104,11 @@ def make_tries(record: MeshRecord, trace_id: str) -> list[str]:
     curl = f"curl -s http://{record.edge}/v1/{{}} -H 'content-type: application/json' -d '{{}}'"
     message = {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
     chat = {"model": "smollm2", "messages": [message], "temperature": 0}
+    own = _own_command(record)
     return [
         curl.format("chat/completions", json.dumps(chat)),
         curl.format("embeddings", json.dumps({"model": "minilm", "input": "hello"})),
-        f"{_own_command(record)} trace {trace_id}",
+        f"{own} trace {trace_id}" if record.traces_dir else f"{own} status",
     ]
 
 

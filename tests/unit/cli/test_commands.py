@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_the_commands_to_paste_are_for_this_mesh() -> None:
         mesh="",
         controlplane="",
         otlp_endpoint="",
-        traces_dir=None,
+        traces_dir="/elsewhere/state/traces",
         ready_after_s=1.0,
         processes={},
     )
@@ -206,3 +207,4 @@ def test_the_commands_to_paste_are_for_this_mesh() -> None:
     assert "curl -s http://127.0.0.1:18080/v1/chat/completions" in text
     assert "RINGMESH_STATE_DIR=/elsewhere/state" in text
     assert text.rstrip().endswith("trace abc")
+    assert "trace abc" not in make_welcome(replace(record, traces_dir=None), "abc")
