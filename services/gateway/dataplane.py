@@ -7,11 +7,13 @@ the protocol's own messages: REST is translated before, in `oip/`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from mesh.deadline import hop_timeout_s
-from mesh.errors import ModelNotReady, Unavailable
+from mesh.errors import ModelNotReady, RingmeshError, Unavailable
+from mesh.infer_stream import mark_final
 from mesh.pb import inference_pb2 as oip
 from mesh.reference import ModelReference
 from services.gateway.affinity import affinity_key
@@ -20,6 +22,7 @@ from services.gateway.directory import VersionState, parse_reference
 from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.node_client import Answer, Hop, NodeClient
 from services.gateway.statistics import FleetStatistics
+from services.gateway.text_inference import TextInference
 
 SERVER_NAME = "ringmesh"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
@@ -33,6 +36,7 @@ class Dataplane:
     watch: DirectoryWatch
     nodes: NodeClient
     fleet: FleetStatistics
+    texts: TextInference
     version: str
     infer_timeout_s: float
 
@@ -50,6 +54,41 @@ class Dataplane:
         request.model_name, request.model_version = _addressed(reference)
         key = affinity_key(session=caller.session, sequence=_sequence(request))
         return await self.nodes.infer(request, self._hop(reference, caller, key))
+
+    def is_decoupled(self, request: oip.ModelInferRequest) -> bool:
+        """Whether the model answers in pieces on a stream; no, if there is no such model."""
+        try:
+            reference = parse_reference(request.model_name, request.model_version)
+            return self.watch.now.manifest(reference).task == "text-generation"
+        except RingmeshError:  # told when the request is answered
+            return False
+
+    async def pieces(
+        self, request: oip.ModelInferRequest, caller: Caller
+    ) -> AsyncGenerator[oip.ModelInferResponse, None]:
+        """The responses to a request on a stream, the last one marked."""
+        if not self.is_decoupled(request):
+            yield mark_final((await self.infer(request, caller)).message)
+            return
+        async with aclosing(self.text_pieces(request, caller)) as responses:
+            async for response in responses:
+                yield response
+
+    async def text_pieces(
+        self, request: oip.ModelInferRequest, caller: Caller
+    ) -> AsyncGenerator[oip.ModelInferResponse, None]:
+        """The text of a language model, piece by piece."""
+        reference = parse_reference(
+            request.model_name,
+            request.model_version,
+            field="model_name",
+            version_field="model_version",
+        )
+        self.texts.generation.check(reference)
+        made = self.texts.pieces(reference, request, caller, _sequence(request))
+        async with aclosing(made) as responses:
+            async for response in responses:
+                yield response
 
     async def is_ready(self, name: str, version: str, caller: Caller) -> bool:
         """Whether a request for this model would be answered now; a node is asked."""

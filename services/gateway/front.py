@@ -18,6 +18,7 @@ from mesh.server import ServiceBinding
 from mesh.telemetry import Telemetry
 from services.gateway.dataplane import Dataplane
 from services.gateway.directory_watch import DirectoryWatch
+from services.gateway.generation import TextGeneration
 from services.gateway.http.app import Protocol, build_app
 from services.gateway.http.exchange import Routes
 from services.gateway.node_client import NodeClient
@@ -26,12 +27,12 @@ from services.gateway.oip.rest import render_error as render_oip_error
 from services.gateway.oip_servicer import SERVICE, OipServicer
 from services.gateway.openai.embedding import EmbeddingRest
 from services.gateway.openai.error import render_error as render_openai_error
-from services.gateway.openai.generation import TextGeneration
 from services.gateway.openai.model_list import ModelListRest
 from services.gateway.openai.rest import openai_routes
 from services.gateway.openai.text import TextRest
 from services.gateway.settings import GatewaySettings
 from services.gateway.statistics import FleetStatistics
+from services.gateway.text_inference import TextInference
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,15 @@ def make_front(
     """The whole gateway but for its listeners."""
     nodes = NodeClient(channel)
     fleet = FleetStatistics(partial(open_channel, telemetry=telemetry))
-    dataplane = Dataplane(watch, nodes, fleet, _version(), settings.infer_timeout_s)
+    generation = TextGeneration(watch, nodes, settings.generate_timeout_s, settings.resume_attempts)
+    texts = TextInference(generation)
+    dataplane = Dataplane(watch, nodes, fleet, texts, _version(), settings.infer_timeout_s)
     binding = ServiceBinding(
         SERVICE, add_GRPCInferenceServiceServicer_to_server, OipServicer(dataplane)
     )
     protocols = (
         Protocol("/v2", OipRest(dataplane).routes(), render_oip_error),
-        Protocol("/v1", _openai(watch, nodes, settings), render_openai_error),
+        Protocol("/v1", _openai(watch, nodes, generation, settings), render_openai_error),
     )
     app = build_app(protocols, telemetry, max_body_bytes=settings.max_body_bytes)
     return Front((binding,), app)
@@ -70,8 +73,12 @@ def _version() -> str:
         return "unreleased"
 
 
-def _openai(watch: DirectoryWatch, nodes: NodeClient, settings: GatewaySettings) -> Routes:
-    generation = TextGeneration(watch, nodes, settings.generate_timeout_s, settings.resume_attempts)
+def _openai(
+    watch: DirectoryWatch,
+    nodes: NodeClient,
+    generation: TextGeneration,
+    settings: GatewaySettings,
+) -> Routes:
     return openai_routes(
         TextRest(generation),
         EmbeddingRest(watch, nodes, settings.infer_timeout_s),

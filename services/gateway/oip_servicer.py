@@ -6,27 +6,20 @@ by name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from mesh.errors import RingmeshError, Unimplemented
+from mesh.errors import Unimplemented
+from mesh.infer_stream import answer_stream, wants_grpc_errors
 from mesh.pb import inference_pb2 as oip
 from services.gateway.caller import Caller, caller_from_metadata
 from services.gateway.dataplane import Dataplane
 from services.gateway.node_client import Answer
-from services.gateway.ordered import answer_in_order
 
 SERVICE = "inference.GRPCInferenceService"
-STREAM_DEPTH = 16
-"""Requests of one stream that are under way at once; their answers keep the requests' order."""
-
-GRPC_ERROR_HEADER = "triton_grpc_error"
-"""A client that sends `true` wants the first failure to end the stream with its status."""
-
-FINAL_RESPONSE = "triton_final_response"
-
 M = TypeVar("M")
 
 _NOT_OFFERED = (
@@ -108,23 +101,22 @@ class OipServicer:
         request_iterator: AsyncIterator[oip.ModelInferRequest],
         context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[oip.ModelStreamInferResponse]:
-        """Runs a model for each message; a failure is told in its place and ends nothing."""
-        metadata = dict(context.invocation_metadata() or ())
-        ends_at_failure = metadata.get(GRPC_ERROR_HEADER) == "true"
-        caller = _caller(context)
+        """Runs a model for each message; language models answer in pieces."""
 
-        async def respond(request: oip.ModelInferRequest) -> oip.ModelStreamInferResponse:
-            try:
-                answer = await self._dataplane.infer(request, caller)
-            except RingmeshError as error:
-                if ends_at_failure:
-                    raise
-                return _failure(request.id, error)
-            answer.message.parameters[FINAL_RESPONSE].bool_param = True
-            return oip.ModelStreamInferResponse(infer_response=answer.message)
+        def respond(
+            request: oip.ModelInferRequest,
+        ) -> AsyncGenerator[oip.ModelInferResponse, None]:
+            return self._dataplane.pieces(request, _caller(context))
 
-        async for response in answer_in_order(request_iterator, respond, depth=STREAM_DEPTH):
-            yield response
+        answers = answer_stream(
+            request_iterator,
+            respond,
+            is_decoupled=self._dataplane.is_decoupled,
+            ends_at_failure=wants_grpc_errors(context.invocation_metadata()),
+        )
+        async with aclosing(answers) as responses:
+            async for response in responses:
+                yield response
 
     async def ModelStatistics(
         self, request: oip.ModelStatisticsRequest, context: grpc.aio.ServicerContext
@@ -148,12 +140,6 @@ def _caller(context: grpc.aio.ServicerContext) -> Caller:
 async def _hand_on(answer: Answer[M], context: grpc.aio.ServicerContext) -> M:
     await context.send_initial_metadata(tuple(answer.receipt.items()))
     return answer.message
-
-
-def _failure(request_id: str, error: RingmeshError) -> oip.ModelStreamInferResponse:
-    # The id tells the client which of its requests failed.
-    response = oip.ModelInferResponse(id=request_id)
-    return oip.ModelStreamInferResponse(error_message=error.message, infer_response=response)
 
 
 def _not_offered(method: str) -> Any:

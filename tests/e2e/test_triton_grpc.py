@@ -1,5 +1,6 @@
 """Unmodified tritonclient.grpc against the edge."""
 
+import queue
 from collections.abc import Iterator
 
 import numpy as np
@@ -71,6 +72,64 @@ def test_statistics_count_on_all_nodes(client) -> None:
     assert counted() == (before[0] + 20, before[1] + 20)
     names = {each.name for each in client.get_inference_statistics().model_stats}
     assert names >= {"smollm2", "minilm", "identity"}
+
+
+def stream(client, *requests: dict) -> list[tuple]:
+    """What a stream brings for these requests, once it has been closed by this side."""
+    got: queue.Queue = queue.Queue()
+    client.start_stream(lambda result, error: got.put((result, error)))
+    for request in requests:
+        client.async_stream_infer(**request)
+    client.stop_stream()  # half-closes, and waits for what is pending
+    return list(got.queue)
+
+
+def prompt(text: str) -> triton.InferInput:
+    tensor = triton.InferInput("text_input", [1], "BYTES")
+    return tensor.set_data_from_numpy(np.array([text.encode()], dtype=np.object_))
+
+
+def test_a_language_model_streams_its_text_in_pieces(client) -> None:
+    parameters = {"max_tokens": 8, "temperature": 0.0}
+    asked = {"model_name": "smollm2", "inputs": [prompt("The capital of France is")]}
+    asked["parameters"] = parameters
+    whole = client.infer(**asked).as_numpy("text_output")[0].decode()
+    pairs = stream(client, asked | {"enable_empty_final_response": True})
+    assert [error.message() for _, error in pairs if error] == []
+    *pieces, final = [result.get_response() for result, _ in pairs]
+    assert len(pieces) > 3
+    assert "".join(r.as_numpy("text_output")[0].decode() for r, _ in pairs[:-1]) == whole
+    assert not any(each.parameters["triton_final_response"].bool_param for each in pieces)
+    assert final.parameters["triton_final_response"].bool_param
+    assert not final.outputs
+    config = client.get_model_config("smollm2").config
+    assert config.model_transaction_policy.decoupled
+
+
+def test_one_stream_serves_several_models_and_survives_errors(client) -> None:
+    tensor = triton.InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.ones(1, dtype=np.float32))
+    pairs = stream(
+        client,
+        {"model_name": "identity", "inputs": [tensor], "request_id": "1"},
+        {"model_name": "nope", "inputs": [tensor]},
+        {"model_name": "minilm", "inputs": [text_input("hello")], "request_id": "2"},
+        {"model_name": "smollm2", "inputs": [prompt("Hi")], "parameters": {"max_tokens": 2}},
+    )
+    (error,) = [error for _, error in pairs if error]
+    assert "nope" in error.message()
+    answers = [result for result, error in pairs if not error]
+    in_order = [each.get_response().id for each in answers if each.get_response().id]
+    assert in_order == ["1", "2"]
+    assert any(each.as_numpy("text_output") is not None for each in answers)
+
+
+def test_a_timeout_is_kept_and_a_priority_refused(client) -> None:
+    asked = {"inputs": [prompt("Once")], "parameters": {"max_tokens": 1500, "ignore_eos": True}}
+    status, _ = failure(client, "smollm2", timeout=300_000, **asked)
+    assert status == "StatusCode.DEADLINE_EXCEEDED"
+    status, message = failure(client, "smollm2", priority=1, **asked)
+    assert (status, "priority" in message) == ("StatusCode.UNIMPLEMENTED", True)
 
 
 ARRAYS = [

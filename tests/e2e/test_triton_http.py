@@ -1,7 +1,9 @@
 """Unmodified tritonclient.http against the edge: JSON tensors and binary tensors."""
 
+import json
 from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -51,6 +53,21 @@ def test_statistics_add_up(client) -> None:
     assert sum(stats[part]["ns"] for part in parts) == stats["success"]["ns"]
     rows = (b["batch_size"] * b["compute_infer"]["count"] for b in counts["batch_stats"])
     assert sum(rows) >= counts["inference_count"] >= 2
+
+
+def test_generate_answers_whole_and_in_events(mesh: Mesh) -> None:
+    base = f"http://{mesh.edge}/v2/models/smollm2"
+    body = {"text_input": "The capital of France is", "max_tokens": 8, "temperature": 0}
+    whole = httpx.post(f"{base}/generate", json=body, timeout=60)
+    assert whole.status_code == 200
+    assert "Paris" in whole.json()["text_output"]
+    assert whole.headers["x-ringmesh-trace-id"]
+    streamed = httpx.post(f"{base}/generate_stream", json=body, timeout=60)
+    frames = streamed.text.removesuffix("\n\n").split("\n\n")
+    events = [json.loads(each.removeprefix("data: ")) for each in frames]
+    assert len(events) > 3
+    assert "".join(each["text_output"] for each in events) == whole.json()["text_output"]
+    assert events[-1]["completion_tokens"] == 8
 
 
 @pytest.mark.parametrize("binary_in", [True, False])

@@ -16,6 +16,7 @@ from services.gateway.http.exchange import Exchange, Routes
 from services.gateway.http.json import json_response, parse_json
 from services.gateway.node_client import Answer
 from services.gateway.oip.config_json import message_to_json
+from services.gateway.oip.generate_rest import GenerateRest
 from services.gateway.oip.infer_request import HEADER_LENGTH, parse_infer_request
 from services.gateway.oip.infer_response import InferBody, render_infer_response
 
@@ -49,6 +50,7 @@ class OipRest:
             ("GET", f"{prefix}/config", self.model_config),
             ("GET", f"{prefix}/stats", self.statistics),
             ("POST", f"{prefix}/infer", self.infer),
+            *GenerateRest(self.dataplane).routes(prefix),
         )
 
     async def live(self, exchange: Exchange) -> Response:

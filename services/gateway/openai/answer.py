@@ -12,9 +12,9 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, Literal
 
 from mesh.pb.node_pb2 import TokenLogprob
+from services.gateway.generation import Finish
 from services.gateway.http.event_stream import frame
 from services.gateway.http.json import dump_json
-from services.gateway.openai.generation import Finish
 from services.gateway.openai.logprob import chat_logprobs, completion_logprobs
 from services.gateway.openai.usage import Usage, finish_reason
 

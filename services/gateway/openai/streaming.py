@@ -14,11 +14,11 @@ from opentelemetry.trace import Span, Status, StatusCode
 from mesh.errors import RingmeshError
 from mesh.logs import get_logger
 from mesh.pb.node_pb2 import Finished, GenerateResponse
+from services.gateway.generation import Choice, close_all, merge
 from services.gateway.http.event_stream import DONE, frame
 from services.gateway.http.json import dump_json
 from services.gateway.openai.answer import AnswerForm, ChunkWriter
 from services.gateway.openai.error import error_body
-from services.gateway.openai.generation import Choice, close_all, merge
 from services.gateway.openai.usage import count_usage, finish_reason, record_usage
 
 _log = get_logger(__name__)

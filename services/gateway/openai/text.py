@@ -14,6 +14,7 @@ from starlette.responses import Response
 from mesh.pb.node_pb2 import ChatMessage, ChatPrompt, GenerateRequest, TokenIds
 from mesh.reference import ModelReference
 from services.gateway.affinity import affinity_key, chat_head, text_head, token_head
+from services.gateway.generation import Choice, TextGeneration, read_all, spread_seeds
 from services.gateway.http.event_stream import EventStream
 from services.gateway.http.exchange import Exchange
 from services.gateway.http.json import json_response
@@ -24,7 +25,6 @@ from services.gateway.openai.error import (
     in_words_of,
     read_request,
 )
-from services.gateway.openai.generation import Choice, TextGeneration, read_all, spread_seeds
 from services.gateway.openai.refusal import check_chat, check_completion
 from services.gateway.openai.request import ChatRequest, CompletionRequest
 from services.gateway.openai.streaming import stream_choices

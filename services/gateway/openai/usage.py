@@ -9,7 +9,7 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from mesh.pb.node_pb2 import FINISH_REASON_LENGTH, Finished
-from services.gateway.openai.generation import Choice
+from services.gateway.generation import Choice
 
 
 @dataclass(frozen=True, slots=True)

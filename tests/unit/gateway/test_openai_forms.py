@@ -12,10 +12,10 @@ from mesh.errors import InvalidArgument, ModelNotFound, ModelNotReady, PayloadTo
 from mesh.pb import inference_pb2 as oip
 from mesh.pb.node_pb2 import FINISH_REASON_LENGTH, Finished, GenerateRequest, TokenLogprob
 from mesh.reference import ModelReference
+from services.gateway.generation import Finish, spread_seeds
 from services.gateway.openai.answer import AnswerForm, ChunkWriter
 from services.gateway.openai.embedding import make_infer, split_vectors
 from services.gateway.openai.error import error_body, read_request, render_error
-from services.gateway.openai.generation import Finish, spread_seeds
 from services.gateway.openai.logprob import completion_logprobs
 from services.gateway.openai.request import ChatRequest, CompletionRequest, EmbeddingRequest
 from services.gateway.openai.text import chat_generation, completion_generations

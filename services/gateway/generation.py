@@ -20,8 +20,9 @@ from services.gateway.caller import Caller
 from services.gateway.directory import parse_reference, require_task
 from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.node_client import Hop, NodeClient
-from services.gateway.openai.request import UINT64_MASK
 from services.gateway.resume import SEED_BITS, generate
+
+SEED_COUNT = 2**64
 
 Events = AsyncGenerator[GenerateResponse, None]
 
@@ -56,10 +57,14 @@ class TextGeneration:
     def find(self, model: str) -> ModelReference:
         """The language model that a request names."""
         reference = parse_reference(model)
+        self.check(reference)
+        return reference
+
+    def check(self, reference: ModelReference) -> None:
+        """Refuses a model that does not generate text, or does not now."""
         now = self.watch.now
         require_task(reference, now.manifest(reference), "text-generation")
         now.resolve(reference)
-        return reference
 
     async def begin(
         self,
@@ -94,7 +99,7 @@ def spread_seeds(request: GenerateRequest, count: int) -> list[GenerateRequest]:
     for offset in range(count):
         copy = GenerateRequest()
         copy.CopyFrom(request)
-        copy.sampling.seed = (seed + offset) & UINT64_MASK
+        copy.sampling.seed = (seed + offset) % SEED_COUNT
         copies.append(copy)
     return copies
 

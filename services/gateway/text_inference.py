@@ -1,0 +1,77 @@
+"""Language models in the Open Inference Protocol: the text of a generation as responses, in pieces.
+
+The generation is the node's own `Generate`, not the protocol's stream: only that says which tokens
+were delivered, so that another node can go on where one has died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from mesh.pb import inference_pb2 as oip
+from mesh.pb.node_pb2 import FINISH_REASON_LENGTH, Finished, GenerateRequest
+from mesh.reference import ModelReference
+from mesh.scheduling_parameters import requested_timeout_s
+from mesh.text_inference import Facts, TextRequest, TextResponses, read_text_request
+from services.gateway.affinity import affinity_key, text_head
+from services.gateway.caller import Caller
+from services.gateway.generation import TextGeneration
+
+
+@dataclass(frozen=True, slots=True)
+class TextInference:
+    """Answers requests that mean a language model."""
+
+    generation: TextGeneration
+
+    async def pieces(
+        self,
+        reference: ModelReference,
+        request: oip.ModelInferRequest,
+        caller: Caller,
+        sequence: str | int | None,
+    ) -> AsyncGenerator[oip.ModelInferResponse, None]:
+        """A response per piece of the text, and the final one, which says what it took."""
+        asked = read_text_request(request)
+        timeout_s = requested_timeout_s(request.parameters, caller.timeout_s)
+        key = affinity_key(sequence=sequence, prompt_head=text_head(asked.prompt))
+        generate = make_generate_request(reference, asked, request.id)
+        (choice,) = await self.generation.begin(
+            reference, [generate], replace(caller, timeout_s=timeout_s), key
+        )
+        responses = TextResponses(request, reference.name, choice.started.model_version)
+        async with aclosing(choice.events) as events:
+            async for event in events:
+                if event.HasField("finished"):
+                    yield responses.final(_facts(event.finished))
+                elif event.delta.text:
+                    yield responses.piece(event.delta.text)
+
+
+def make_generate_request(
+    reference: ModelReference, asked: TextRequest, request_id: str
+) -> GenerateRequest:
+    """The generation that a text request means."""
+    request = GenerateRequest(
+        model_name=reference.name,
+        model_version="" if reference.version is None else str(reference.version),
+        request_id=request_id,
+        text=asked.prompt,
+        max_tokens=asked.max_tokens,
+        stop=asked.stop,
+        ignore_eos=asked.ignore_eos,
+    )
+    for name, value in asked.sampling.items():
+        setattr(request.sampling, name, value)
+    return request
+
+
+def _facts(finished: Finished) -> Facts:
+    is_length = finished.reason == FINISH_REASON_LENGTH
+    return {
+        "prompt_tokens": finished.prompt_tokens,
+        "completion_tokens": finished.completion_tokens,
+        "finish_reason": "length" if is_length else "stop",
+    }

@@ -1,0 +1,211 @@
+"""Language models through the gateway in Triton's ways: streams over gRPC, `generate` over REST."""
+
+import asyncio
+import json
+import queue
+from collections.abc import AsyncIterator
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+import tritonclient.grpc as triton
+
+from mesh.pb import inference_pb2 as oip
+from mesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from mesh.text_inference import read_text_output
+from tests.integration.gateway_node_servicer import WORDS, text_of
+from tests.integration.gateway_rig import Rig, open_rig
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PATH = "/v2/models/smollm2"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Rig]:
+    async with open_rig() as opened:
+        yield opened
+
+
+@pytest.fixture
+def rig(shared: Rig) -> Rig:
+    shared.reset()
+    return shared
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stub(rig: Rig) -> AsyncIterator[GRPCInferenceServiceStub]:
+    async with grpc.aio.insecure_channel(rig.grpc) as channel:
+        yield GRPCInferenceServiceStub(channel)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://{rig.http}") as opened:
+        yield opened
+
+
+def request(text: str, name: str = "r-1", model: str = "smollm2") -> oip.ModelInferRequest:
+    made = oip.ModelInferRequest(model_name=model, id=name)
+    tensor = made.inputs.add(name="text_input", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(text.encode())
+    return made
+
+
+def events_of(answer: httpx.Response) -> list[dict]:
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    frames = answer.text.removesuffix("\n\n").split("\n\n")
+    return [json.loads(each.removeprefix("data: ")) for each in frames]
+
+
+async def test_a_stream_brings_pieces_and_what_they_took(rig: Rig, stub) -> None:
+    responses = [each.infer_response async for each in stub.ModelStreamInfer(iter([request("Hi")]))]
+    assert "".join(map(read_text_output, responses)) == text_of()
+    assert len(responses) == WORDS + 1
+    finals = [each.parameters["triton_final_response"].bool_param for each in responses]
+    assert finals == [False] * WORDS + [True]
+    last = responses[-1]
+    assert last.parameters["completion_tokens"].int64_param == WORDS
+    assert last.parameters["finish_reason"].string_param == "stop"
+    assert {(each.id, each.model_version) for each in responses} == {("r-1", "1")}
+    assert "x-ringmesh-affinity" in rig.node.metadata[-1]
+
+
+async def test_a_stream_outlives_the_node_that_dies(rig: Rig, stub) -> None:
+    rig.node.deaths = [5]
+    responses = [each.infer_response async for each in stub.ModelStreamInfer(iter([request("Hi")]))]
+    assert "".join(map(read_text_output, responses)) == text_of()
+
+
+async def test_failures_stand_in_the_stream_and_end_nothing(rig: Rig, stub) -> None:
+    wrong = request("Hi", "wrong")
+    wrong.parameters["priority"].uint64_param = 2
+    refused = request("Hi", "refused")
+    refused.parameters["temperature"].double_param = 2
+    asked = [request("Hi", "nope", "nope"), wrong, refused, request("Hi", "good")]
+    responses = [each async for each in stub.ModelStreamInfer(iter(asked))]
+    messages = {each.infer_response.id: each.error_message for each in responses}
+    assert "nope" in messages["nope"]
+    assert "priority" in messages["wrong"]
+    assert "9 tokens of 8" in messages["refused"]
+    assert messages["good"] == ""
+
+
+async def test_a_stream_may_ask_for_real_errors(stub) -> None:
+    metadata = [("triton_grpc_error", "true")]
+    call = stub.ModelStreamInfer(iter([request("Hi", model="minilm@9")]), metadata=metadata)
+    with pytest.raises(grpc.aio.AioRpcError, match="minilm@9") as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_leaving_a_stream_frees_the_node(rig: Rig, stub) -> None:
+    call = stub.ModelStreamInfer()
+    await call.write(request("stall"))
+    async with asyncio.timeout(5):
+        await rig.node.stalled.wait()
+        call.cancel()
+        await rig.node.cancelled.wait()
+
+
+async def test_a_timeout_ends_a_generation_in_the_stream(rig: Rig, stub) -> None:
+    stalled = request("stall")
+    stalled.parameters["timeout"].int64_param = 100_000
+    responses = [each async for each in stub.ModelStreamInfer(iter([stalled]))]
+    assert "did not answer within" in responses[-1].error_message
+
+
+async def test_the_callback_client_streams(rig: Rig) -> None:
+    got: queue.Queue = queue.Queue()
+
+    def talk() -> list:
+        tensor = triton.InferInput("text_input", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([b"Hi"], dtype=np.object_))
+        with triton.InferenceServerClient(rig.grpc) as client:
+            client.start_stream(lambda result, error: got.put((result, error)))
+            for _ in range(2):
+                client.async_stream_infer("smollm2", [tensor], enable_empty_final_response=True)
+            client.stop_stream()  # waits for what is pending
+        return list(got.queue)
+
+    pairs = await asyncio.to_thread(talk)
+    assert [error for _, error in pairs if error] == []
+    responses = [result.get_response() for result, _ in pairs]
+    assert len(responses) == 2 * (WORDS + 1)
+    assert sum(not each.outputs for each in responses) == 2
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/versions/1", f"{PATH}%40champion"])
+async def test_generate_answers_with_the_whole_text(http, path: str) -> None:
+    body = {"id": "r-1", "text_input": "Hi", "parameters": {"max_tokens": 20, "stream": False}}
+    answer = await http.post(f"{path}/generate", json=body)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "id": "r-1",
+        "model_name": "smollm2",
+        "model_version": "1",
+        "text_output": text_of(),
+        "prompt_tokens": 5,
+        "completion_tokens": WORDS,
+        "finish_reason": "stop",
+    }
+
+
+async def test_keys_beside_the_text_are_parameters(rig: Rig, http) -> None:
+    body = {"text_input": "Hi", "max_tokens": 3, "parameters": {"seed": 7, "top_p": 0.5}}
+    answer = await http.post(f"{PATH}/generate", json=body)
+    assert answer.json()["text_output"] == text_of(3)
+    (asked,) = rig.node.generations
+    assert (asked.model_name, asked.text) == ("smollm2", "Hi")
+    assert (asked.max_tokens, asked.sampling.seed, asked.sampling.top_p) == (3, 7, 0.5)
+
+
+async def test_generate_stream_brings_an_event_per_piece(http) -> None:
+    answer = await http.post(f"{PATH}/generate_stream", json={"text_input": "Hi", "stream": True})
+    events = events_of(answer)
+    assert "".join(each["text_output"] for each in events) == text_of()
+    assert {(each["model_name"], each["model_version"]) for each in events} == {("smollm2", "1")}
+    assert events[-1]["finish_reason"] == "stop"
+    assert "finish_reason" not in events[0]
+
+
+async def test_an_error_in_the_stream_is_its_last_event(rig: Rig, http) -> None:
+    rig.node.deaths = [2, 2, 2]
+    events = events_of(await http.post(f"{PATH}/generate_stream", json={"text_input": "Hi"}))
+    assert "smollm2" in events[-1]["error"]
+    assert "".join(each["text_output"] for each in events[:-1]) == text_of(6)
+
+
+async def test_leaving_generate_stream_frees_the_node(rig: Rig, http) -> None:
+    body = {"text_input": "stall"}
+    async with asyncio.timeout(5), http.stream("POST", f"{PATH}/generate_stream", json=body):
+        await rig.node.stalled.wait()
+    async with asyncio.timeout(5):
+        await rig.node.cancelled.wait()
+
+
+REFUSED = [
+    ("smollm2", {}, 400, "text_input"),
+    ("smollm2", {"text_input": 5}, 400, "text_input"),
+    ("smollm2", {"text_input": "Hi", "id": 5}, 400, "id"),
+    ("smollm2", [], 400, "object"),
+    ("smollm2", {"text_input": "Hi", "tempratur": 1}, 400, "tempratur"),
+    ("smollm2", {"text_input": "Hi", "parameters": {"max_tokens": "5"}}, 400, "max_tokens"),
+    ("smollm2", {"text_input": "Hi", "parameters": {"stream": "x"}}, 400, "stream"),
+    ("smollm2", {"text_input": "Hi", "temperature": 2}, 400, "9 tokens of 8"),
+    ("smollm2", {"text_input": "Hi", "priority": 1}, 501, "priority"),
+    ("smollm2", {"text_input": "\ud800"}, 400, "JSON"),
+    ("identity", {"text_input": "Hi"}, 400, "identity"),
+    ("nope", {"text_input": "Hi"}, 404, "nope"),
+]
+
+
+@pytest.mark.parametrize("path", ["generate", "generate_stream"])
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: f"{case[0]}-{case[3]}")
+async def test_what_cannot_be_generated_is_refused(http, path: str, case: tuple) -> None:
+    model, body, status, named = case
+    answer = await http.post(f"/v2/models/{model}/{path}", content=json.dumps(body))
+    assert answer.status_code == status, answer.text
+    assert named in answer.json()["error"]
