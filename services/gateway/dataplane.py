@@ -22,7 +22,7 @@ from services.gateway.directory import VersionState, parse_reference
 from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.node_client import Answer, Hop, NodeClient
 from services.gateway.statistics import FleetStatistics
-from services.gateway.text_inference import TextInference
+from services.gateway.text_inference import BegunText, TextInference
 
 SERVER_NAME = "ringmesh"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
@@ -70,14 +70,13 @@ class Dataplane:
         if not self.is_decoupled(request):
             yield mark_final((await self.infer(request, caller)).message)
             return
-        async with aclosing(self.text_pieces(request, caller)) as responses:
+        begun = await self.begin_text(request, caller)
+        async with aclosing(begun.responses) as responses:
             async for response in responses:
                 yield response
 
-    async def text_pieces(
-        self, request: oip.ModelInferRequest, caller: Caller
-    ) -> AsyncGenerator[oip.ModelInferResponse, None]:
-        """The text of a language model, piece by piece."""
+    async def begin_text(self, request: oip.ModelInferRequest, caller: Caller) -> BegunText:
+        """Begins the text of a language model, which comes piece by piece."""
         reference = parse_reference(
             request.model_name,
             request.model_version,
@@ -85,10 +84,7 @@ class Dataplane:
             version_field="model_version",
         )
         self.texts.generation.check(reference)
-        made = self.texts.pieces(reference, request, caller, _sequence(request))
-        async with aclosing(made) as responses:
-            async for response in responses:
-                yield response
+        return await self.texts.begin(reference, request, caller, _sequence(request))
 
     async def is_ready(self, name: str, version: str, caller: Caller) -> bool:
         """Whether a request for this model would be answered now; a node is asked."""

@@ -6,7 +6,7 @@ were delivered, so that another node can go on where one has died.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,18 @@ from mesh.scheduling_parameters import requested_timeout_s
 from mesh.text_inference import Facts, TextRequest, TextResponses, read_text_request
 from services.gateway.affinity import affinity_key, text_head
 from services.gateway.caller import Caller
-from services.gateway.generation import TextGeneration
+from services.gateway.generation import Events, TextGeneration
+from services.gateway.node_client import RECEIPT_HEADERS
+
+Responses = AsyncGenerator[oip.ModelInferResponse, None]
+
+
+@dataclass(frozen=True, slots=True)
+class BegunText:
+    """A generation under way: who makes it, and its responses, which must be read or closed."""
+
+    receipt: Mapping[str, str]
+    responses: Responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +37,14 @@ class TextInference:
 
     generation: TextGeneration
 
-    async def pieces(
+    async def begin(
         self,
         reference: ModelReference,
         request: oip.ModelInferRequest,
         caller: Caller,
         sequence: str | int | None,
-    ) -> AsyncGenerator[oip.ModelInferResponse, None]:
-        """A response per piece of the text, and the final one, which says what it took."""
+    ) -> BegunText:
+        """Begins the generation; whatever would refuse it has done so then."""
         asked = read_text_request(request)
         timeout_s = requested_timeout_s(request.parameters, caller.timeout_s)
         key = affinity_key(sequence=sequence, prompt_head=text_head(asked.prompt))
@@ -41,13 +52,20 @@ class TextInference:
         (choice,) = await self.generation.begin(
             reference, [generate], replace(caller, timeout_s=timeout_s), key
         )
-        responses = TextResponses(request, reference.name, choice.started.model_version)
-        async with aclosing(choice.events) as events:
-            async for event in events:
-                if event.HasField("finished"):
-                    yield responses.final(_facts(event.finished))
-                elif event.delta.text:
-                    yield responses.piece(event.delta.text)
+        version = choice.started.model_version
+        receipt = dict(zip(RECEIPT_HEADERS, (choice.started.node, version), strict=True))
+        made = TextResponses(request, reference.name, version)
+        return BegunText(receipt, _responses(choice.events, made))
+
+
+async def _responses(events: Events, made: TextResponses) -> Responses:
+    """A response per piece of the text, and the final one, which says what it took."""
+    async with aclosing(events):
+        async for event in events:
+            if event.HasField("finished"):
+                yield made.final(_facts(event.finished))
+            elif event.delta.text:
+                yield made.piece(event.delta.text)
 
 
 def make_generate_request(

@@ -142,6 +142,8 @@ async def test_generate_answers_with_the_whole_text(http, path: str) -> None:
     body = {"id": "r-1", "text_input": "Hi", "parameters": {"max_tokens": 20, "stream": False}}
     answer = await http.post(f"{path}/generate", json=body)
     assert answer.status_code == 200
+    assert answer.headers["x-ringmesh-node"] == "node-1"
+    assert answer.headers["x-ringmesh-version"] == "1"
     assert answer.json() == {
         "id": "r-1",
         "model_name": "smollm2",
@@ -165,6 +167,7 @@ async def test_keys_beside_the_text_are_parameters(rig: Rig, http) -> None:
 async def test_generate_stream_brings_an_event_per_piece(http) -> None:
     answer = await http.post(f"{PATH}/generate_stream", json={"text_input": "Hi", "stream": True})
     events = events_of(answer)
+    assert answer.headers["x-ringmesh-node"] == "node-1"
     assert "".join(each["text_output"] for each in events) == text_of()
     assert {(each["model_name"], each["model_version"]) for each in events} == {("smollm2", "1")}
     assert events[-1]["finish_reason"] == "stop"

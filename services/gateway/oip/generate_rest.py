@@ -24,11 +24,10 @@ from services.gateway.http.event_stream import EventStream, frame
 from services.gateway.http.exchange import Exchange, Routes
 from services.gateway.http.json import dump_json, json_response, parse_json
 from services.gateway.oip.parameters import parse_parameters, render_parameters
+from services.gateway.text_inference import Responses
 
 STREAM = "stream"
 """Some clients say in a parameter what the path says already; it must not say the opposite."""
-
-Responses = AsyncGenerator[oip.ModelInferResponse, None]
 
 _log = get_logger(__name__)
 
@@ -49,26 +48,23 @@ class GenerateRest:
     async def generate(self, exchange: Exchange) -> Response:
         """The whole text in one object."""
         request = _request(exchange, streams=False)
-        texts: list[str] = []
-        async with aclosing(self.dataplane.text_pieces(request, exchange.caller)) as responses:
-            async for response in responses:
-                texts.append(read_text_output(response))
-        return json_response(render(response, "".join(texts)))
+        begun = await self.dataplane.begin_text(request, exchange.caller)
+        async with aclosing(begun.responses) as responses:
+            made = [response async for response in responses]
+        text = "".join(map(read_text_output, made))
+        return json_response(render(made[-1], text), headers=begun.receipt)
 
     async def generate_stream(self, exchange: Exchange) -> Response:
         """An event per piece of the text."""
         request = _request(exchange, streams=True)
-        responses = self.dataplane.text_pieces(request, exchange.caller)
-        # Before the first response, a refusal is still an ordinary answer.
-        first = await anext(responses)
-        return EventStream(_events(first, responses))
+        begun = await self.dataplane.begin_text(request, exchange.caller)
+        return EventStream(_events(begun.responses), begun.receipt)
 
 
-async def _events(first: oip.ModelInferResponse, rest: Responses) -> AsyncGenerator[bytes, None]:
-    async with aclosing(rest):
-        yield _event(first)
+async def _events(responses: Responses) -> AsyncGenerator[bytes, None]:
+    async with aclosing(responses):
         try:
-            async for response in rest:
+            async for response in responses:
                 yield _event(response)
         except RingmeshError as error:
             _log.warning("stream ended by an error", reason=error.reason, error=error.message)
