@@ -212,4 +212,7 @@ async def open_caller(address: str) -> AsyncIterator[Caller]:
             ("grpc.max_send_message_length", -1),
         ],
     ) as channel:
+        # Envoy opens the listener only once it has the routes; nobody else has waited for that.
+        async with asyncio.timeout(30):
+            await channel.channel_ready()
         yield Caller(channel)
