@@ -153,12 +153,12 @@ def test_batching_never_changes_an_answer(
 async def test_sequences_decode_together() -> None:
     backend = ToyBackend(slots=4)
     async with scheduling(backend) as scheduler:
-        backend.go_on.clear()
+        backend.hold()
         jobs = [task((i, i + 1), limit=6) for i in range(4)]
         running = [asyncio.create_task(collect(scheduler, job)) for job in jobs]
         while scheduler.occupancy.waiting + scheduler.occupancy.running < 4:
             await asyncio.sleep(0)
-        backend.go_on.set()
+        backend.go_on()
         for job, events in zip(jobs, await asyncio.gather(*running), strict=True):
             check(job, events)
     assert backend.runs < 4 * 6
@@ -168,11 +168,11 @@ async def test_a_sequence_moves_into_an_empty_slot_below_it() -> None:
     backend = ToyBackend(slots=2)
     short, long = task((7,), limit=2), task((8, 9), limit=12)
     async with scheduling(backend) as scheduler:
-        backend.go_on.clear()
+        backend.hold()
         running = [asyncio.create_task(collect(scheduler, job)) for job in (short, long)]
         while scheduler.occupancy.waiting + scheduler.occupancy.running < 2:
             await asyncio.sleep(0)
-        backend.go_on.set()
+        backend.go_on()
         for job, events in zip((short, long), await asyncio.gather(*running), strict=True):
             check(job, events)
     assert backend.held[0, :2].tolist() == [8, 9]
@@ -241,7 +241,7 @@ async def test_text_held_back_for_a_stop_string_comes_at_the_end() -> None:
 async def test_a_full_queue_refuses_and_a_place_is_free_again_later() -> None:
     backend = ToyBackend(slots=1)
     async with scheduling(backend, max_queue=2) as scheduler:
-        backend.go_on.clear()
+        backend.hold()
         first = asyncio.create_task(collect(scheduler, task()))
         while not scheduler.occupancy.running:
             await asyncio.sleep(0)
@@ -251,7 +251,7 @@ async def test_a_full_queue_refuses_and_a_place_is_free_again_later() -> None:
         with pytest.raises(QueueFull, match="2 requests are waiting") as refused:
             await collect(scheduler, task())
         assert refused.value.retry_after_s == 1.0
-        backend.go_on.set()
+        backend.go_on()
         await asyncio.gather(first, *queued)
         check(task(), await collect(scheduler, task()))
 
@@ -259,15 +259,15 @@ async def test_a_full_queue_refuses_and_a_place_is_free_again_later() -> None:
 async def test_who_is_late_in_the_queue_never_reaches_the_backend() -> None:
     backend = ToyBackend(slots=1)
     async with scheduling(backend) as scheduler:
-        backend.go_on.clear()
+        backend.hold()
         first = asyncio.create_task(collect(scheduler, task(limit=2)))
         while not scheduler.occupancy.running:
             await asyncio.sleep(0)
-        late = replace(task(tuple(range(90, 120))), deadline_s=time.monotonic() + 0.05)
+        late = replace(task(tuple(range(90, 120))), deadline_s=time.monotonic() + 0.5)
         queued = asyncio.create_task(collect(scheduler, late))
         while time.monotonic() < (late.deadline_s or 0):
             await asyncio.sleep(0.005)
-        backend.go_on.set()
+        backend.go_on()
         with pytest.raises(DeadlineExceeded, match="in the queue"):
             await queued
         await first
@@ -295,7 +295,7 @@ async def test_leaving_cancels_within_a_step() -> None:
 async def test_leaving_the_queue_frees_the_place() -> None:
     backend = ToyBackend(slots=1)
     async with scheduling(backend) as scheduler:
-        backend.go_on.clear()
+        backend.hold()
         first = asyncio.create_task(collect(scheduler, task()))
         while not scheduler.occupancy.running:
             await asyncio.sleep(0)
@@ -304,7 +304,7 @@ async def test_leaving_the_queue_frees_the_place() -> None:
             await asyncio.sleep(0)
         queued.cancel()
         await asyncio.wait([queued])
-        backend.go_on.set()
+        backend.go_on()
         await first
     assert 90 not in backend.held
 
@@ -312,11 +312,11 @@ async def test_leaving_the_queue_frees_the_place() -> None:
 async def test_closing_fails_what_is_left() -> None:
     backend = ToyBackend(slots=1)
     async with scheduling(backend) as scheduler:
+        backend.hold(after=2)
         events = scheduler.generate(replace(task(limit=100), end_ids=frozenset()))
         await anext(events)
-        backend.go_on.clear()
         scheduler.close()
-        backend.go_on.set()
+        backend.go_on()
         with pytest.raises(Unavailable):
             async for _ in events:
                 pass

@@ -39,8 +39,8 @@ class ToyBackend:
         self.held = np.full((slots, context_tokens), _NOTHING)
         self.failures: set[int] = set()
         self.runs = 0
-        self.go_on = threading.Event()
-        self.go_on.set()
+        self._allowed = float("inf")
+        self._changed = threading.Condition()
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
         self._run()
@@ -70,9 +70,20 @@ class ToyBackend:
     def fail_next(self) -> None:
         self.failures.add(self.runs + 1)
 
+    def hold(self, *, after: int = 0) -> None:
+        """Lets `after` runs pass and then none, until `go_on`."""
+        with self._changed:
+            self._allowed = self.runs + after
+
+    def go_on(self) -> None:
+        with self._changed:
+            self._allowed = float("inf")
+            self._changed.notify()
+
     def _run(self) -> None:
-        self.go_on.wait()
-        self.runs += 1
+        with self._changed:
+            self._changed.wait_for(lambda: self.runs < self._allowed)
+            self.runs += 1
         if self.runs in self.failures:
             raise BackendFailed("the toy is broken")
 
