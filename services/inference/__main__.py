@@ -11,13 +11,13 @@ from mesh.deployment import PLACEMENTS_PREFIX
 from mesh.lifecycle import run, settings_or_exit
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
-from services.inference.announcement import Announcement
 from services.inference.bindings import make_bindings
-from services.inference.model_loader import ModelLoader
-from services.inference.model_table import ModelTable
-from services.inference.placement_watch import PlacementWatch
+from services.inference.models.announcement import Announcement
+from services.inference.models.loader import ModelLoader
+from services.inference.models.placement_watch import PlacementWatch
+from services.inference.models.table import ModelTable
+from services.inference.models.version_lifetime import VersionLifetime
 from services.inference.settings import NodeSettings
-from services.inference.version_lifetime import VersionLifetime
 
 NAME = "inference"
 

@@ -6,10 +6,10 @@ from opentelemetry.trace import Tracer
 
 from mesh.pb import inference_pb2_grpc, node_pb2_grpc
 from mesh.server import ServiceBinding
-from services.inference import oip_servicer
 from services.inference.generate_servicer import NodeServicer
-from services.inference.model_table import ModelTable
-from services.inference.oip_servicer import OipServicer
+from services.inference.models.table import ModelTable
+from services.inference.oip import oip_servicer
+from services.inference.oip.oip_servicer import OipServicer
 
 NODE_SERVICE = "ringmesh.node.v1.Node"
 

@@ -26,7 +26,7 @@ from services.inference.llm.request import (
     SamplingRequest,
     Started,
 )
-from services.inference.timing import Execution, Timing
+from services.inference.models.timing import Execution, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from services.inference.llm.sampling import Logprob
     from services.inference.llm.vocabulary import Vocabulary
-    from services.inference.statistics import VersionStatistics
+    from services.inference.models.statistics import VersionStatistics
 
 NODE_HEADER = "x-ringmesh-node"
 VERSION_HEADER = "x-ringmesh-version"

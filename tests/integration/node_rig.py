@@ -22,8 +22,8 @@ from mesh.server import serve
 from mesh.store import digest_of
 from mesh.telemetry import open_telemetry
 from services.inference.bindings import make_bindings
-from services.inference.model_state import Change
-from services.inference.model_table import LoadedModel, ModelTable
+from services.inference.models.state import Change
+from services.inference.models.table import LoadedModel, ModelTable
 
 NODE = "node-a"
 

@@ -20,7 +20,7 @@ from mesh.pb import node_pb2, node_pb2_grpc
 from mesh.server import ServiceBinding, serve
 from mesh.telemetry import open_telemetry
 from services.inference.generate_servicer import NodeServicer
-from services.inference.statistics import VersionStatistics
+from services.inference.models.statistics import VersionStatistics
 from tests.integration.llm_support import open_model
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from mesh.errors import ModelNotFound, ModelNotReady, RingmeshError, Unimplemented, error_from_rpc
 from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.identity import open_identity
-from services.inference.model_state import Change
+from services.inference.models.identity import open_identity
+from services.inference.models.state import Change
 from tests.integration.node_rig import NODE, NodeRig, open_node, spec_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

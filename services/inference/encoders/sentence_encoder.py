@@ -18,8 +18,8 @@ from mesh.deployment import VersionSpec
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.tensor import Tensor, encode_raw
 from services.inference.backend import BackendSettings
-from services.inference.batch import BatchLimits
-from services.inference.batcher import Batched, Batcher, open_batcher
+from services.inference.batching.batch import BatchLimits
+from services.inference.batching.batcher import Batched, Batcher, open_batcher
 from services.inference.encoders.bert_encoder import (
     BertEncoder,
     TokenIds,
@@ -28,8 +28,8 @@ from services.inference.encoders.bert_encoder import (
     padded_width,
 )
 from services.inference.graph import session
-from services.inference.oip_bytes import read_texts
-from services.inference.tensor_model import Batching, Signature, TensorAnswer, TensorSpec
+from services.inference.models.tensor_model import Batching, Signature, TensorAnswer, TensorSpec
+from services.inference.oip.byte_strings import read_texts
 
 BATCH_TOKENS = 2048
 """Largest batch in tokens: larger ones are no faster on a CPU, and take memory in proportion."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from mesh.errors import Unavailable
-from services.inference.backlog import Backlog
+from services.inference.batching.backlog import Backlog
 from services.inference.llm.answer import Answer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.errors import DeadlineTooShort, QueueFull
-from services.inference.backlog import DEFAULT_RETRY_S, LONGEST_RETRY_S, Backlog
+from services.inference.batching.backlog import DEFAULT_RETRY_S, LONGEST_RETRY_S, Backlog
 
 
 def shrinking(departures: int) -> Backlog:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.batch import BatchLimits, Row, form_batch
+from services.inference.batching.batch import BatchLimits, Row, form_batch
 from services.inference.encoders.bert_encoder import padded_width
 
 LIMITS = BatchLimits(max_batch_size=4, max_queue_delay_s=0.01, max_batch_width=64)

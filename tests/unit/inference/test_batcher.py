@@ -19,8 +19,8 @@ from mesh.errors import (
     QueueFull,
     Unavailable,
 )
-from services.inference.batch import BatchLimits
-from services.inference.batcher import Batcher, open_batcher
+from services.inference.batching.batch import BatchLimits
+from services.inference.batching.batcher import Batcher, open_batcher
 
 LIMITS = BatchLimits(max_batch_size=4, max_queue_delay_s=0.001, max_batch_width=1024)
 

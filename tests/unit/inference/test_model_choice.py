@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mesh.errors import InvalidArgument, ModelNotFound, ModelNotReady
-from services.inference.model_choice import choose_version, requested_version
-from services.inference.model_state import ModelState, ModelStatus
+from services.inference.models.choice import choose_version, requested_version
+from services.inference.models.state import ModelState, ModelStatus
 
 S = ModelState
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.model_state import Change, ModelState, ModelStatus, advance, next_state
+from services.inference.models.state import Change, ModelState, ModelStatus, advance, next_state
 
 S, C = ModelState, Change
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from mesh.errors import InvalidArgument, Unimplemented
 from mesh.pb.inference_pb2 import ModelInferRequest
 from mesh.tensor import Tensor
-from services.inference.oip_request import check_inputs, requested_outputs
-from services.inference.tensor_model import Signature, TensorSpec
+from services.inference.models.tensor_model import Signature, TensorSpec
+from services.inference.oip.request import check_inputs, requested_outputs
 
 OPEN = Signature(platform="identity", is_open=True)
 CLOSED = Signature(

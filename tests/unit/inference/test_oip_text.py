@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mesh.text_inference import TextRequest
 from services.inference.llm.request import GenerationRequest, SamplingRequest
-from services.inference.oip_text import make_generation_request
+from services.inference.oip.text import make_generation_request
 
 
 def test_what_is_asked_becomes_sampling_and_limits() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mesh.catalog import KvEntry
 from mesh.deployment import Assignment, Placement, VersionSpec
 from mesh.manifest import Manifest
-from services.inference.model_table import Key
-from services.inference.placement_watch import PlacementWatch, compare, read_placement
+from services.inference.models.placement_watch import PlacementWatch, compare, read_placement
+from services.inference.models.table import Key
 
 NODE = "node-a"
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
-from services.inference.statistics import VersionStatistics, phases
-from services.inference.timing import Execution, Timing
+from services.inference.models.statistics import VersionStatistics, phases
+from services.inference.models.timing import Execution, Timing
 
 moments = st.integers(0, 2**62)
 

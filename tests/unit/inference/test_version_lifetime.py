@@ -10,10 +10,10 @@ import pytest
 
 from mesh.deployment import Assignment
 from mesh.errors import FailedPrecondition
-from services.inference import version_lifetime
-from services.inference.model_state import ModelState
-from services.inference.model_table import ModelTable
-from services.inference.version_lifetime import VersionLifetime
+from services.inference.models import version_lifetime
+from services.inference.models.state import ModelState
+from services.inference.models.table import ModelTable
+from services.inference.models.version_lifetime import VersionLifetime
 from tests.unit.inference.test_placement_watch import assignment
 
 S = ModelState

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from mesh.errors import InvalidArgument, ModelNotFound, ModelNotReady
 from mesh.reference import ModelReference, model_reference, version_selector
-from services.inference.model_state import ModelState, ModelStatus
+from services.inference.models.state import ModelState, ModelStatus
 
 
 def requested_version(name: str, version: str, routed: str | None) -> tuple[str, int | None]:

@@ -6,7 +6,7 @@ import asyncio
 
 from mesh.catalog import Registration
 from mesh.health import HealthServicer
-from services.inference.model_table import ModelTable
+from services.inference.models.table import ModelTable
 
 
 class Announcement:

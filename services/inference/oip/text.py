@@ -29,8 +29,8 @@ from services.inference.llm.request import (
     GenerationRequest,
     SamplingRequest,
 )
-from services.inference.statistics import Measurement
-from services.inference.tensor_model import Signature, TensorSpec
+from services.inference.models.statistics import Measurement
+from services.inference.models.tensor_model import Signature, TensorSpec
 
 SIGNATURE = Signature(
     platform="onnxruntime_onnx",

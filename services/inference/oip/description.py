@@ -11,8 +11,8 @@ from importlib import metadata
 
 from mesh.pb import inference_pb2 as oip
 from mesh.pb import model_config_pb2 as config
-from services.inference.model_table import LoadedModel
-from services.inference.tensor_model import Signature, TensorSpec
+from services.inference.models.table import LoadedModel
+from services.inference.models.tensor_model import Signature, TensorSpec
 
 SERVER_NAME = "ringmesh"
 EXTENSIONS = ("model_configuration", "parameters", "statistics")

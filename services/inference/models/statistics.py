@@ -18,7 +18,7 @@ from itertools import accumulate, pairwise
 from weakref import WeakSet
 
 from mesh.pb import inference_pb2 as oip
-from services.inference.timing import Execution, Timing
+from services.inference.models.timing import Execution, Timing
 
 NS_PER_MS = 1_000_000
 

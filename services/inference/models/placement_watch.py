@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from mesh.catalog import KvEntry
 from mesh.deployment import Assignment, Placement
 from mesh.logs import get_logger
-from services.inference.model_table import Key
-from services.inference.version_lifetime import VersionLifetime
+from services.inference.models.table import Key
+from services.inference.models.version_lifetime import VersionLifetime
 
 _log = get_logger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from mesh.errors import InvalidArgument, Unimplemented
 from mesh.pb.inference_pb2 import ModelInferRequest
 from mesh.tensor import Tensor
-from services.inference.tensor_model import Signature, TensorSpec
+from services.inference.models.tensor_model import Signature, TensorSpec
 
 
 def check_inputs(tensors: Sequence[Tensor], signature: Signature, model: str) -> None:

@@ -14,8 +14,8 @@ from mesh.deployment import Assignment
 from mesh.errors import RingmeshError, Unavailable
 from mesh.logs import get_logger
 from mesh.retry import attempts
-from services.inference.model_state import Change
-from services.inference.model_table import Key, LoadedModel, ModelTable
+from services.inference.models.state import Change
+from services.inference.models.table import Key, LoadedModel, ModelTable
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0

@@ -19,11 +19,11 @@ from mesh.errors import ModelNotReady, RingmeshError, Unimplemented
 from mesh.infer_stream import answer_stream, wants_grpc_errors
 from mesh.pb import inference_pb2 as oip
 from services.inference.generate_servicer import NODE_HEADER, VERSION_HEADER
-from services.inference.model_choice import choose_version, requested_version
-from services.inference.model_state import ModelState, ModelStatus
-from services.inference.model_table import LoadedModel, ModelTable
-from services.inference.oip_answer import Answering, signature_of
-from services.inference.oip_description import model_config, model_metadata, server_metadata
+from services.inference.models.choice import choose_version, requested_version
+from services.inference.models.state import ModelState, ModelStatus
+from services.inference.models.table import LoadedModel, ModelTable
+from services.inference.oip.answer import Answering, signature_of
+from services.inference.oip.description import model_config, model_metadata, server_metadata
 
 SERVICE = "inference.GRPCInferenceService"
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mesh.logs import get_logger
-from services.inference.model_choice import choose_version, requested_version
-from services.inference.model_state import Change, ModelState, ModelStatus, advance
-from services.inference.statistics import VersionStatistics
+from services.inference.models.choice import choose_version, requested_version
+from services.inference.models.state import Change, ModelState, ModelStatus, advance
+from services.inference.models.statistics import VersionStatistics
 
 _log = get_logger(__name__)
 

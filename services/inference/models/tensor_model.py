@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from mesh.tensor import Tensor
-from services.inference.model_table import LoadedModel
-from services.inference.timing import Timing
+from services.inference.models.table import LoadedModel
+from services.inference.models.timing import Timing
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from mesh.infer_stream import mark_final
 from mesh.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mesh.scheduling_parameters import requested_timeout_s
 from mesh.tensor import Tensor, validate_request
-from services.inference import oip_text
 from services.inference.llm.model import LoadedLanguageModel
-from services.inference.model_table import LoadedModel, ModelTable
-from services.inference.oip_request import check_inputs, requested_outputs
-from services.inference.statistics import Measurement
-from services.inference.tensor_model import Signature, TensorModel
-from services.inference.timing import Timing
+from services.inference.models.statistics import Measurement
+from services.inference.models.table import LoadedModel, ModelTable
+from services.inference.models.tensor_model import Signature, TensorModel
+from services.inference.models.timing import Timing
+from services.inference.oip import text as oip_text
+from services.inference.oip.request import check_inputs, requested_outputs
 
 
 @dataclass(frozen=True, slots=True)

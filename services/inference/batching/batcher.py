@@ -24,9 +24,9 @@ from mesh.errors import (
     Unavailable,
 )
 from mesh.logs import get_logger
-from services.inference.backlog import Backlog
-from services.inference.batch import BatchLimits, Row, form_batch
-from services.inference.timing import Execution, Timing
+from services.inference.batching.backlog import Backlog
+from services.inference.batching.batch import BatchLimits, Row, form_batch
+from services.inference.models.timing import Execution, Timing
 
 P = TypeVar("P")  # a row's payload
 R = TypeVar("R")  # its result

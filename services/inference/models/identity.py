@@ -9,8 +9,8 @@ import time
 
 from mesh.deployment import VersionSpec
 from mesh.tensor import Tensor
-from services.inference.tensor_model import Signature, TensorAnswer
-from services.inference.timing import Execution, Timing
+from services.inference.models.tensor_model import Signature, TensorAnswer
+from services.inference.models.timing import Execution, Timing
 
 
 class IdentityModel:

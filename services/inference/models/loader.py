@@ -17,10 +17,10 @@ from mesh.manifest import Format
 from mesh.store import ArtefactStore
 from services.inference.backend import BackendSettings
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
-from services.inference.identity import open_identity
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.model import open_language_model
-from services.inference.model_table import LoadedModel
+from services.inference.models.identity import open_identity
+from services.inference.models.table import LoadedModel
 from services.inference.settings import NodeSettings
 
 Opener = Callable[[Path, VersionSpec], Awaitable[LoadedModel]]

@@ -1,0 +1,1 @@
+"""Rows of many callers, run together."""
