@@ -8,6 +8,7 @@ that what it has read stays true until it commits; on PostgreSQL a change locks 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -17,13 +18,14 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from mesh.errors import FailedPrecondition, Unavailable
+from mesh.retry import attempts
 from services.registry.storage.ledger import Ledger
 from services.registry.storage.migrate import migrate
 
 T = TypeVar("T")
 Work = Callable[[Ledger], T]
 
-BUSY_TIMEOUT_MS = 5000
+BUSY_TIMEOUT_S = 5.0
 MIGRATION_LOCK = 0x72696E67
 """Any number that the registries of one database agree on."""
 
@@ -50,7 +52,10 @@ class Database:
         engine = _make_engine(url)
         try:
             database = cls(engine)
-            await asyncio.to_thread(database.migrate)
+            # SQLite's change to a write-ahead log does not wait for its turn.
+            async for attempt in attempts(within_s=BUSY_TIMEOUT_S, first_wait_s=0.02, on=_Busy):
+                with attempt:
+                    await asyncio.to_thread(database.migrate)
             yield database
         finally:
             engine.dispose()
@@ -79,6 +84,10 @@ class _Raced(Unavailable):
     """Another transaction created the same row first; the next attempt will find it."""
 
 
+class _Busy(Unavailable):
+    """Another process holds the SQLite file at this moment."""
+
+
 @contextmanager
 def _answering() -> Iterator[None]:
     """Turns a driver's errors into ours."""
@@ -87,7 +96,9 @@ def _answering() -> Iterator[None]:
     except IntegrityError as error:
         raise _Raced("two changes at once; try again") from error
     except DBAPIError as error:
-        raise Unavailable(f"the registry's database does not answer: {error.orig}") from error
+        is_busy = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+        kind = _Busy if is_busy else Unavailable
+        raise kind(f"the registry's database does not answer: {error.orig}") from error
 
 
 def _transact(engine: Engine, work: Work[T]) -> T:
@@ -120,7 +131,8 @@ def _make_engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver would begin its transactions too late
-    for pragma in ("journal_mode=WAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+    busy_timeout = f"busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}"
+    for pragma in (busy_timeout, "journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -34,7 +34,7 @@ async def test_many_may_open_the_same_new_database_at_once(tmp_path: Path) -> No
         async with Database.open(url) as database:
             return len(await database.read(lambda ledger: ledger.models()))
 
-    assert await asyncio.gather(*(use() for _ in range(4))) == [0, 0, 0, 0]
+    assert await asyncio.gather(*(use() for _ in range(8))) == [0] * 8
 
 
 async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ async def test_a_missing_driver_is_named() -> None:
 async def test_a_database_that_stays_locked_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.registry.storage.database.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("services.registry.storage.database.BUSY_TIMEOUT_S", 0.05)
     async with Database.open(f"sqlite:///{tmp_path}/registry.db") as database:
         other = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
