@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from mesh.deployment import VersionSpec
 from mesh.manifest import Manifest
-from services.inference.backend import BackendSettings
+from services.inference.backends.backend import BackendSettings
 from services.inference.llm.chat_template import ChatMessage
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.model import open_language_model

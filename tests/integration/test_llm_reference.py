@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from services.inference.backend import BackendSettings
+from services.inference.backends.backend import BackendSettings
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.chat_template import ChatMessage, ChatTemplate
 from services.inference.llm.compiled import CompiledModel, compiled_model

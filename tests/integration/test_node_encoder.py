@@ -17,7 +17,7 @@ import tritonclient.grpc.aio as triton
 from mesh.errors import RingmeshError, error_from_rpc
 from mesh.manifest import EmbeddingOptions, Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.backend import BackendSettings
+from services.inference.backends.backend import BackendSettings
 from services.inference.encoders.bert_encoder import padded_width
 from services.inference.encoders.sentence_encoder import (
     LONGEST_TEXT_BYTES,

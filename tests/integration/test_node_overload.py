@@ -17,7 +17,7 @@ from mesh.errors import QueueFull, error_from_rpc
 from mesh.local.demo_models import DemoModels
 from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.backend import BackendSettings
+from services.inference.backends.backend import BackendSettings
 from services.inference.encoders.sentence_encoder import (
     SentenceEncoderModel,
     open_sentence_encoder,

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from mesh.errors import FailedPrecondition
-from services.inference.backend import BackendSettings
+from services.inference.backends.backend import BackendSettings
 from services.inference.encoders import bert_graph
 from services.inference.encoders.bert_config import BertConfig, read_bert_config
 from services.inference.encoders.bert_graph import build_bert_graph

@@ -17,7 +17,7 @@ import numpy as np
 from mesh.deployment import VersionSpec
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.tensor import Tensor, encode_raw
-from services.inference.backend import BackendSettings
+from services.inference.backends.backend import BackendSettings
 from services.inference.batching.batch import BatchLimits
 from services.inference.batching.batcher import Batched, Batcher, open_batcher
 from services.inference.encoders.bert_encoder import (

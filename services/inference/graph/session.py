@@ -15,7 +15,7 @@ import onnxruntime
 
 from mesh.errors import FailedPrecondition
 from mesh.tensor import Array
-from services.inference.backend import BackendFailed, BackendSettings
+from services.inference.backends.backend import BackendFailed, BackendSettings
 
 BACKEND = "onnxruntime"
 PLATFORM = "onnxruntime_onnx"

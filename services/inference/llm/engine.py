@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mesh.errors import DeadlineExceeded, Internal, RingmeshError, Unavailable
 from mesh.logs import get_logger
-from services.inference.backend import BackendFailed
+from services.inference.backends.backend import BackendFailed
 from services.inference.llm.answer import Answer
 from services.inference.llm.intake import Intake
 from services.inference.llm.plan import (

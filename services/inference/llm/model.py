@@ -20,7 +20,7 @@ from pathlib import Path
 from mesh.deployment import VersionSpec
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.manifest import GenerationOptions
-from services.inference.backend import BackendSettings
+from services.inference.backends.backend import BackendSettings
 from services.inference.llm.answer import Task
 from services.inference.llm.architecture import TextRules
 from services.inference.llm.chat_template import ChatTemplate

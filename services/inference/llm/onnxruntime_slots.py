@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.inference.backend import BackendFailed, BackendSettings
+from services.inference.backends.backend import BackendFailed, BackendSettings
 from services.inference.graph import session
 from services.inference.graph.session import GraphSession
 from services.inference.graph.writer import WEIGHTS_FILE

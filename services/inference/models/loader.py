@@ -15,7 +15,7 @@ from mesh.deployment import Assignment, VersionSpec
 from mesh.errors import FailedPrecondition
 from mesh.manifest import Format
 from mesh.store import ArtefactStore
-from services.inference.backend import BackendSettings
+from services.inference.backends.backend import BackendSettings
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.model import open_language_model

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import DeadlineExceeded, DeadlineTooShort, Internal, QueueFull, Unavailable
-from services.inference.backend import BackendFailed
+from services.inference.backends.backend import BackendFailed
 from services.inference.llm.answer import Task
 from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
 from services.inference.llm.sampling import History, Sampling, choose

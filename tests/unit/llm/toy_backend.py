@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.inference.backend import BackendFailed
+from services.inference.backends.backend import BackendFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""Execution engines behind one protocol: ONNX Runtime, torch, TensorRT."""
