@@ -20,9 +20,10 @@ from services.inference.graph.compiled_folder import compiled_folder, folder_key
 from services.inference.graph.writer import GRAPH_FILE
 from services.inference.llm import decoder_graph
 from services.inference.llm.architecture import LlamaConfig, SamplingDefaults, TextRules
-from services.inference.llm.decoder_graph import Precision, build_decoder_graph
+from services.inference.llm.decoder_graph import build_decoder_graph
 from services.inference.llm.gguf_model import GgufModel
 from services.inference.llm.vocabulary import tokenizer_from_gguf
+from services.inference.llm.weights import Precision
 
 _TOKENIZER_FILE = "tokenizer.json"
 _DESCRIPTION_FILE = "model.json"

@@ -14,17 +14,16 @@ part of a slot (the standard Attention scans all of it), and MatMulNBits compute
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from services.inference.graph.writer import GraphWriter
 from services.inference.llm.architecture import LlamaConfig
-from services.inference.llm.quantization import BLOCK, BlockInt8, stack
+from services.inference.llm.quantization import BLOCK, stack
+from services.inference.llm.weights import Precision, WeightSource
 
-Precision = Literal["int8", "fp32"]
 GRAPH_VERSION = 3
 """Part of the key of a cached graph: raise it with every change to what is built here."""
 
@@ -33,19 +32,6 @@ _EMBEDDING = "token_embd.weight"
 _MS = "com.microsoft"
 # int8 activations per block of 32: a row's result does not depend on its neighbours in the batch.
 _INT8_COMPUTE = 4
-
-
-class WeightSource(Protocol):
-    """Where weights come from, by GGUF's names."""
-
-    def weight(self, name: str) -> NDArray[np.float32]:
-        """A matrix `[out, in]`, or a vector."""
-
-    def weight_int8(self, name: str) -> BlockInt8:
-        """A matrix in int8 blocks."""
-
-    def has_weight(self, name: str) -> bool:
-        """Whether there is one of that name."""
 
 
 class Lowering(Protocol):
