@@ -15,6 +15,7 @@ from services.inference.bindings import make_bindings
 from services.inference.models.announcement import Announcement
 from services.inference.models.loader import ModelLoader
 from services.inference.models.placement_watch import PlacementWatch
+from services.inference.models.residence import Residence
 from services.inference.models.table import ModelTable
 from services.inference.models.version_lifetime import VersionLifetime
 from services.inference.settings import NodeSettings
@@ -25,13 +26,13 @@ NAME = "inference"
 async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
     node, owner = settings.node_id, f"{NAME}-{settings.node_id}"
     with open_telemetry(NAME, owner, otlp_endpoint=settings.otlp_endpoint) as telemetry:
-        loader = ModelLoader(settings, telemetry.metrics)
+        loader, residence = ModelLoader(settings, telemetry.metrics), Residence()
         async with (
             Catalog.open(settings.consul_address) as catalog,
             aclosing(ModelTable()) as table,
             serve(
                 listen=settings.listen,
-                services=make_bindings(node, table, telemetry.tracer),
+                services=make_bindings(node, table, residence, telemetry.tracer),
                 telemetry=telemetry,
                 drain_timeout_s=settings.drain_timeout_s,
                 implementation=settings.grpc_server,
@@ -55,7 +56,8 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
                     unload_timeout_s=settings.unload_timeout_s,
                 )
                 placement = catalog.watch_key(PLACEMENTS_PREFIX + node)
-                watch = tasks.create_task(PlacementWatch(node, make_lifetime).run(placement))
+                follower = PlacementWatch(node, residence, make_lifetime)
+                watch = tasks.create_task(follower.run(placement))
                 await stop.wait()
                 watch.cancel()
 

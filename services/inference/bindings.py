@@ -7,6 +7,8 @@ from opentelemetry.trace import Tracer
 from mesh.pb import inference_pb2_grpc, node_pb2_grpc
 from mesh.server import ServiceBinding
 from services.inference.generate_servicer import NodeServicer
+from services.inference.models.repository import Repository
+from services.inference.models.residence import Residence
 from services.inference.models.table import ModelTable
 from services.inference.oip import oip_servicer
 from services.inference.oip.oip_servicer import OipServicer
@@ -14,13 +16,15 @@ from services.inference.oip.oip_servicer import OipServicer
 NODE_SERVICE = "ringmesh.node.v1.Node"
 
 
-def make_bindings(node: str, table: ModelTable, tracer: Tracer) -> tuple[ServiceBinding, ...]:
+def make_bindings(
+    node: str, table: ModelTable, residence: Residence, tracer: Tracer
+) -> tuple[ServiceBinding, ...]:
     """The Open Inference Protocol, and the node's own service."""
     return (
         ServiceBinding(
             oip_servicer.SERVICE,
             inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server,
-            OipServicer(node, table, tracer),
+            OipServicer(node, table, Repository(table, residence), tracer),
         ),
         ServiceBinding(
             NODE_SERVICE,

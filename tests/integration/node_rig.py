@@ -22,6 +22,7 @@ from mesh.server import serve
 from mesh.store import digest_of
 from mesh.telemetry import open_telemetry
 from services.inference.bindings import make_bindings
+from services.inference.models.residence import Residence
 from services.inference.models.state import Change
 from services.inference.models.table import LoadedModel, ModelTable
 
@@ -71,7 +72,7 @@ async def open_node(
         server = await stack.enter_async_context(
             serve(
                 listen="127.0.0.1:0",
-                services=make_bindings(NODE, table, telemetry.tracer),
+                services=make_bindings(NODE, table, Residence(), telemetry.tracer),
                 telemetry=telemetry,
                 implementation=implementation,
                 drain_timeout_s=1,

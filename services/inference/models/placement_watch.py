@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from mesh.catalog import KvEntry
 from mesh.deployment import Assignment, Placement
 from mesh.logs import get_logger
+from services.inference.models.residence import Residence
 from services.inference.models.table import Key
-from services.inference.models.version_lifetime import VersionLifetime
+from services.inference.models.version_lifetime import NOT_PLACED, VersionLifetime
 
 _log = get_logger(__name__)
 
@@ -28,17 +29,16 @@ class Difference:
     add: tuple[Assignment, ...]
 
 
-def compare(held: Mapping[Key, Assignment], wanted: Placement) -> Difference:
+def compare(held: Mapping[Key, Assignment], wanted: Mapping[Key, Assignment]) -> Difference:
     """A version whose number stayed and whose content changed is removed and added anew."""
-    target = {(each.model, each.spec.version): each for each in wanted.assignments}
     kept = {
         key
         for key, assignment in held.items()
-        if key in target and target[key].spec.digest == assignment.spec.digest
+        if key in wanted and wanted[key].spec.digest == assignment.spec.digest
     }
     return Difference(
         remove=tuple(key for key in held if key not in kept),
-        add=tuple(each for key, each in target.items() if key not in kept),
+        add=tuple(each for key, each in wanted.items() if key not in kept),
     )
 
 
@@ -58,10 +58,16 @@ def read_placement(entry: KvEntry | None, node: str) -> Placement | None:
 
 
 class PlacementWatch:
-    """The stays that the placement calls for."""
+    """The stays that the placement calls for, and whoever unloads by hand lets be."""
 
-    def __init__(self, node: str, make_lifetime: Callable[[Assignment], VersionLifetime]) -> None:
+    def __init__(
+        self,
+        node: str,
+        residence: Residence,
+        make_lifetime: Callable[[Assignment], VersionLifetime],
+    ) -> None:
         self._node = node
+        self._residence = residence
         self._make_lifetime = make_lifetime
         self._wanted: dict[Key, VersionLifetime] = {}
         self._last_task: dict[Key, asyncio.Task[None]] = {}
@@ -72,16 +78,18 @@ class PlacementWatch:
     async def run(self, entries: AsyncIterator[KvEntry | None]) -> None:
         """Follows the entries until cancelled; what is loaded then stays loaded."""
         async with asyncio.TaskGroup() as tasks:
+            self._residence.follow(lambda: self._follow(tasks))
             async for entry in entries:
                 placement = read_placement(entry, self._node)
                 if placement is not None:
-                    self._follow(placement, tasks)
+                    self._residence.place(placement)
 
-    def _follow(self, placement: Placement, tasks: asyncio.TaskGroup) -> None:
+    def _follow(self, tasks: asyncio.TaskGroup) -> None:
         held = {key: lifetime.assignment for key, lifetime in self._wanted.items()}
-        difference = compare(held, placement)
+        difference = compare(held, self._residence.wanted)
         for key in difference.remove:
-            self._wanted.pop(key).remove()
+            by_hand = self._residence.is_withheld(key)
+            self._wanted.pop(key).remove("unloaded by hand" if by_hand else NOT_PLACED)
         for assignment in difference.add:
             lifetime = self._make_lifetime(assignment)
             before = self._last_task.get(lifetime.key)

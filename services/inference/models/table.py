@@ -62,6 +62,7 @@ class ModelTable:
 
     def __init__(self) -> None:
         self._entries: dict[Key, _Entry] = {}
+        self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
         held = (f"{each.reference} {each.state.name}" for each in self.statuses())
@@ -129,6 +130,13 @@ class ModelTable:
             entry.loaded = loaded
         state = entry.status.state.name
         _log.info("model changed", model=entry.status.reference, state=state, reason=reason)
+
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait_for_change(self) -> None:
+        """Waits until something next happens to any version."""
+        await self._changed.wait()
 
     async def wait_until_idle(self, key: Key, timeout_s: float) -> bool:
         """Waits for the calls that use a version; False if some still do after that time."""

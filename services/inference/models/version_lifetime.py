@@ -19,6 +19,7 @@ from services.inference.models.table import Key, LoadedModel, ModelTable
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
+NOT_PLACED = "no longer placed on this node"
 
 _log = get_logger(__name__)
 
@@ -51,27 +52,29 @@ class VersionLifetime:
         self._loads = loads
         self._unload_timeout_s = unload_timeout_s
         self._removed = asyncio.Event()
+        self._reason = NOT_PLACED
 
     def __repr__(self) -> str:
         model, version = self.key
         return f"<VersionLifetime {model}@{version} removed={self._removed.is_set()}>"
 
-    def remove(self) -> None:
+    def remove(self, reason: str = NOT_PLACED) -> None:
         """The version is not wanted here any more; `run` comes to its end."""
+        self._reason = reason
         self._removed.set()
 
     async def run(self) -> None:
         """Lives through all of it."""
         self._table.place(self.key)
         if not await self._is_loaded():
-            self._table.change(self.key, Change.REMOVED, "removed before it was ready")
+            self._table.change(self.key, Change.REMOVED, self._reason)
             return
         await self._announce()
         await self._removed.wait()
         self._table.change(self.key, Change.REMOVED, "finishing what is under way")
         await self._announce()
         await self._drain()
-        self._table.change(self.key, Change.DRAINED, "no longer placed on this node")
+        self._table.change(self.key, Change.DRAINED, self._reason)
 
     async def _is_loaded(self) -> bool:
         """Loads, unless the version is removed first."""

@@ -20,10 +20,12 @@ from mesh.infer_stream import answer_stream, wants_grpc_errors
 from mesh.pb import inference_pb2 as oip
 from services.inference.generate_servicer import NODE_HEADER, VERSION_HEADER
 from services.inference.models.choice import choose_version, requested_version
+from services.inference.models.repository import Repository
 from services.inference.models.state import ModelState, ModelStatus
 from services.inference.models.table import LoadedModel, ModelTable
 from services.inference.oip.answer import Answering, signature_of
 from services.inference.oip.description import model_config, model_metadata, server_metadata
+from services.inference.oip.repository_servicer import RepositoryServicer
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -32,10 +34,13 @@ _NOT_OFFERED = frozenset(
 )
 
 
-class OipServicer:
+class OipServicer(RepositoryServicer):
     """Serves `inference.GRPCInferenceService`."""
 
-    def __init__(self, node: str, models: ModelTable, tracer: Tracer) -> None:
+    def __init__(
+        self, node: str, models: ModelTable, repository: Repository, tracer: Tracer
+    ) -> None:
+        super().__init__(repository)
         self._node = node
         self._models = models
         self._answering = Answering(models, tracer)

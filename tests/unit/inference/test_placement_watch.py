@@ -13,7 +13,9 @@ from mesh.catalog import KvEntry
 from mesh.deployment import Assignment, Placement, VersionSpec
 from mesh.manifest import Manifest
 from services.inference.models.placement_watch import PlacementWatch, compare, read_placement
+from services.inference.models.residence import Residence
 from services.inference.models.table import Key
+from services.inference.models.version_lifetime import NOT_PLACED
 
 NODE = "node-a"
 
@@ -42,7 +44,7 @@ holdings = st.lists(assignments, max_size=6).map(lambda found: by_key(*found))
 def test_following_the_difference_leads_to_what_is_wanted(
     held: dict[Key, Assignment], wanted: dict[Key, Assignment]
 ) -> None:
-    difference = compare(held, placement(*wanted.values()))
+    difference = compare(held, wanted)
     after = {key: each for key, each in held.items() if key not in difference.remove}
     assert not after.keys() & by_key(*difference.add).keys()
     after |= by_key(*difference.add)
@@ -50,7 +52,7 @@ def test_following_the_difference_leads_to_what_is_wanted(
 
 
 def test_new_content_under_an_old_number_is_loaded_anew() -> None:
-    difference = compare(by_key(assignment("a", 1, 0)), placement(assignment("a", 1, 1)))
+    difference = compare(by_key(assignment("a", 1, 0)), by_key(assignment("a", 1, 1)))
     assert difference.remove == (("a", 1),)
     assert difference.add == (assignment("a", 1, 1),)
 
@@ -70,7 +72,8 @@ class Lifetime:
         self._removed = asyncio.Event()
         self._log = log
 
-    def remove(self) -> None:
+    def remove(self, reason: str) -> None:
+        self._log.append(f"{self.key[0]} {reason}")
         self._removed.set()
 
     async def run(self) -> None:
@@ -85,7 +88,8 @@ class Rig:
         self.entries: asyncio.Queue[KvEntry | None] = asyncio.Queue()
         self.log: list[str] = []
         self.stays: list[Lifetime] = []
-        self.watch = PlacementWatch(NODE, self.make)  # type: ignore[arg-type]
+        self.residence = Residence()
+        self.watch = PlacementWatch(NODE, self.residence, self.make)  # type: ignore[arg-type]
 
     def make(self, given: Assignment) -> Lifetime:
         self.stays.append(Lifetime(given, self.log))
@@ -128,6 +132,28 @@ async def test_a_version_that_comes_back_waits_until_it_has_left(rig: Rig) -> No
     rig.place()
     rig.place(assignment("a", 1))
     rig.place(assignment("a", 1), assignment("b", 1))
-    await rig.until("a in", "b in")
+    await rig.until("a in", "a " + NOT_PLACED, "b in")
     rig.stays[0].may_go.set()
-    await rig.until("a in", "b in", "a out", "a in")
+    await rig.until("a in", "a " + NOT_PLACED, "b in", "a out", "a in")
+
+
+async def test_what_is_unloaded_by_hand_stays_out_until_it_is_loaded_by_hand(rig: Rig) -> None:
+    rig.place(assignment("a", 1))
+    await rig.until("a in")
+    rig.stays[0].may_go.set()
+    rig.residence.withhold([("a", 1)])
+    rig.place(assignment("a", 1), assignment("b", 1))
+    gone = ["a in", "a unloaded by hand", "a out", "b in"]
+    await rig.until(*gone)
+    rig.residence.release([("a", 1)])
+    await rig.until(*gone, "a in")
+
+
+async def test_a_model_that_was_given_up_is_withheld_no_longer(rig: Rig) -> None:
+    rig.place(assignment("a", 1))
+    await rig.until("a in")
+    rig.residence.withhold([("a", 1)])
+    rig.place()
+    rig.stays[0].may_go.set()
+    rig.place(assignment("a", 1))
+    await rig.until("a in", "a unloaded by hand", "a out", "a in")
