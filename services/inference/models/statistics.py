@@ -4,7 +4,8 @@ A request that succeeds took, one after the other: `compute_input` (checking it 
 what the model reads), `queue`, `compute_infer` and `compute_output`. The four add up to `success`,
 to the nanosecond. A request that fails or whose caller leaves counts under `fail` and nowhere else.
 
-An execution runs the rows of several requests and counts once, as soon as one of them succeeds.
+An execution runs the rows of several requests and counts once, as soon as one of them succeeds. The
+making and taking apart of its batch stands apart in `batch_stats`; to a request it is computing.
 Counts begin with the process and outlive an unloading, so that a sum over time never falls because
 a version came back.
 """
@@ -82,10 +83,9 @@ class VersionStatistics:
         batch = next((each for each in batches if each.batch_size == execution.rows), None)
         if batch is None:
             batch = batches.add(batch_size=execution.rows)
-        # Input is made ready and output taken away per request, not per batch.
-        _add(batch.compute_input, 0)
-        _add(batch.compute_infer, max(0, execution.ended_ns - execution.began_ns))
-        _add(batch.compute_output, 0)
+        _add(batch.compute_input, execution.input_ns)
+        _add(batch.compute_infer, execution.infer_ns)
+        _add(batch.compute_output, execution.output_ns)
 
 
 class Measurement:

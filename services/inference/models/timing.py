@@ -7,11 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Execution:
-    """One run of the engine, for the rows of everybody who was in the batch; each is its own."""
+    """One run of the engine, for the rows of everybody who was in the batch; each is its own.
+
+    Of its time, `input_ns` went into making the batch and `output_ns` into taking it apart.
+    """
 
     rows: int
     began_ns: int
     ended_ns: int
+    input_ns: int = 0
+    output_ns: int = 0
+
+    @property
+    def infer_ns(self) -> int:
+        """What the model itself took; never negative, whatever the clock did."""
+        return max(0, self.ended_ns - self.began_ns - self.input_ns - self.output_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def test_a_success_is_split_into_its_phases(statistics: VersionStatistics, clock
     began = clock.now_ns
     with statistics.measure() as measured:
         clock.now_ns += 100
-        run = Execution(4, began + 30, began + 80)
+        run = Execution(4, began + 30, began + 80, input_ns=5, output_ns=3)
         timing = Timing(began + 30, began + 80, executions=(run,), rows=3, queued_ns=began + 10)
         measured.succeed(timing)
         clock.now_ns += 1000  # what comes after the answer is nobody's
@@ -59,7 +59,9 @@ def test_a_success_is_split_into_its_phases(statistics: VersionStatistics, clock
     assert [inference.compute_infer.ns, inference.compute_output.ns] == [50, 20]
     assert (inference.success.count, inference.success.ns) == (1, 100)
     assert inference.fail.count == 0
-    assert [(b.batch_size, b.compute_infer.ns) for b in counts.batch_stats] == [(4, 50)]
+    (batch,) = counts.batch_stats
+    parts = (batch.compute_input, batch.compute_infer, batch.compute_output)
+    assert (batch.batch_size, [part.ns for part in parts]) == (4, [5, 42, 3])
 
 
 @pytest.mark.parametrize("error", [InvalidArgument("no", field="x"), GeneratorExit()])
