@@ -8,53 +8,80 @@ docs/manifest.md is the reference for people who write one.
 
 from __future__ import annotations
 
-import difflib
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from mesh.errors import InvalidArgument
+from mesh.batching_options import BatchingOptions
+from mesh.document_refusal import make_refusal
+from mesh.model_options import ClassificationOptions, EmbeddingOptions, GenerationOptions
 from mesh.reference import NAME_PATTERN
+from mesh.warm_up_options import WarmUpRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Task = Literal["text-generation", "text-embedding", "tensor"]
-Format = Literal["gguf", "sentence-transformers", "identity"]
+__all__ = [
+    "TASKS_OF_FORMAT",
+    "Backend",
+    "BatchingOptions",
+    "ClassificationOptions",
+    "EmbeddingOptions",
+    "Format",
+    "GenerationOptions",
+    "Manifest",
+    "Precision",
+    "Task",
+    "WarmUpRequest",
+]
 
-TASK_OF_FORMAT: Mapping[Format, Task] = {
-    "gguf": "text-generation",
-    "sentence-transformers": "text-embedding",
-    "identity": "tensor",
-}
+Task = Literal["text-generation", "text-embedding", "text-classification", "tensor"]
+Format = Literal["gguf", "transformers", "sentence-transformers", "onnx", "identity"]
+Backend = Literal["auto", "onnxruntime", "torch", "tensorrt"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+TASKS_OF_FORMAT: Final[Mapping[Format, tuple[Task, ...]]] = MappingProxyType(
+    {
+        "gguf": ("text-generation",),
+        "transformers": ("text-generation", "text-embedding", "text-classification"),
+        "sentence-transformers": ("text-embedding",),
+        "onnx": ("tensor",),
+        "identity": ("tensor",),
+    }
+)
+"""What models of a format can be asked: the allowed pairs, all of them."""
 
-class GenerationOptions(BaseModel):
-    """How a language model is scheduled on a node."""
+_ROWS: Final = ("text-embedding", "text-classification")
+_FILLED: Final[Mapping[str, tuple[Task, ...]]] = MappingProxyType(
+    {
+        "generation": ("text-generation",),
+        "embedding": ("text-embedding",),
+        "classification": ("text-classification",),
+        "batching": _ROWS,
+    }
+)
+"""The sections that every model of these tasks has, written or not."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    slots: Annotated[int, Field(ge=1, le=256)] = 8
-    max_context_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
-    prefill_chunk_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128
-    weights: Literal["int8", "fp32"] = "int8"
-    max_queue: Annotated[int, Field(ge=1, le=100_000)] = 64
-
-    @model_validator(mode="after")
-    def _chunk_fits_context(self) -> Self:
-        if self.prefill_chunk_tokens > self.max_context_tokens:
-            raise ValueError("prefill_chunk_tokens must not exceed max_context_tokens")
-        return self
-
-
-class EmbeddingOptions(BaseModel):
-    """How an embedding model is batched on a node."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    max_tokens: Annotated[int, Field(ge=1, le=65_536)] = 256
-    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    max_queue_delay_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 2.0
+_APPLICABLE: Final[Mapping[str, tuple[Task, ...]]] = MappingProxyType(
+    {
+        **_FILLED,
+        "batching": (*_ROWS, "tensor"),
+        "instances": (*_ROWS, "tensor"),
+        "warm_up": (*_ROWS, "tensor"),
+        "labels": ("text-classification", "tensor"),
+    }
+)
+_WISHES: Final = ("backend", "precision", "instances")
+_NOT_FOR_IDENTITY: Final = ("batching", "instances", "backend", "precision", "warm_up", "labels")
 
 
 class Manifest(BaseModel):
@@ -66,35 +93,59 @@ class Manifest(BaseModel):
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     task: Task
     format: Format
+    backend: Backend = "auto"
+    precision: Precision = "auto"
+    instances: Annotated[int, Field(ge=1, le=16)] = 1
+    """How many requests or batches are computed at once."""
     generation: GenerationOptions | None = None
     embedding: EmbeddingOptions | None = None
+    classification: ClassificationOptions | None = None
+    batching: BatchingOptions | None = None
+    # Not strict: JSON knows no tuples.
+    warm_up: Annotated[tuple[WarmUpRequest, ...], Field(strict=False)] | None = None
+    labels: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] | None = None
+    """The names of an output's places in its last axis, by output."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_options(cls, data: Any) -> Any:
-        options = {"text-generation": "generation", "text-embedding": "embedding"}
         if not isinstance(data, dict):
             return data
+        data = _with_moved_options(data)
         task = data.get("task")
-        section = options.get(task) if isinstance(task, str) else None
-        if section is None or data.get(section) is not None:
-            return data
-        return {**data, section: {}}
+        lacking = (
+            section
+            for section, tasks in _FILLED.items()
+            if task in tasks and data.get(section) is None
+        )
+        return {**data, **{section: {} for section in lacking}}
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        if TASK_OF_FORMAT[self.format] != self.task:
-            raise ValueError(
-                f"format {self.format} serves task {TASK_OF_FORMAT[self.format]}, not {self.task}"
-            )
-        if self.generation is not None and self.task != "text-generation":
-            raise ValueError(f"generation does not apply to task {self.task}")
-        if self.embedding is not None and self.task != "text-embedding":
-            raise ValueError(f"embedding does not apply to task {self.task}")
+        tasks = TASKS_OF_FORMAT[self.format]
+        if self.task not in tasks:
+            known = " or ".join(tasks)
+            raise ValueError(f"format {self.format} serves task {known}, not {self.task}")
+        for key, allowed in _APPLICABLE.items():
+            if self.task not in allowed and self._is_set(key):
+                raise ValueError(f"{key} does not apply to task {self.task}")
+        for key in _NOT_FOR_IDENTITY if self.format == "identity" else ():
+            if self._is_set(key):
+                raise ValueError(f"{key} does not apply to format identity")
         return self
 
+    def _is_set(self, key: str) -> bool:
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
+
+    @model_serializer(mode="wrap")
+    def _without_plain_wishes(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what is not wished for: digests from before one could wish stay the same."""
+        written: dict[str, Any] = write(self)
+        plain = {key for key in _WISHES if not self._is_set(key)}
+        return {key: value for key, value in written.items() if key not in plain}
+
     def to_json(self) -> bytes:
-        """The manifest with every default spelt out."""
+        """The manifest with the defaults of its sections spelt out."""
         return self.model_dump_json(exclude_none=True).encode()
 
     @classmethod
@@ -103,29 +154,16 @@ class Manifest(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise _refusal(error, field) from error
+            raise make_refusal(error, cls, field) from error
 
 
-_SECTIONS: Mapping[tuple[str, ...], type[BaseModel]] = {
-    (): Manifest,
-    ("generation",): GenerationOptions,
-    ("embedding",): EmbeddingOptions,
-}
-
-
-def _refusal(error: ValidationError, field: str) -> InvalidArgument:
-    """The first thing wrong, in words that say what to write instead."""
-    first = error.errors(include_url=False)[0]
-    place = tuple(str(part) for part in first["loc"])
-    path = ".".join((field, *place))
-    if first["type"] == "extra_forbidden":
-        return InvalidArgument(f"{path}: {_unknown_key(place)}", field=path)
-    return InvalidArgument(f"{path}: {first['msg'].removeprefix('Value error, ')}", field=path)
-
-
-def _unknown_key(place: tuple[str, ...]) -> str:
-    *section, key = place
-    known = sorted(_SECTIONS[tuple(section)].model_fields)
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    return f"unknown key {key!r}; {hint}"
+def _with_moved_options(data: dict[str, Any]) -> dict[str, Any]:
+    """Versions that were registered when batching was part of `embedding` are still read."""
+    embedding = data.get("embedding")
+    if not isinstance(embedding, dict) or "batching" in data:
+        return data
+    moved = {key for key in ("max_batch_size", "max_queue_delay_ms") if key in embedding}
+    if not moved:
+        return data
+    kept = {key: value for key, value in embedding.items() if key not in moved}
+    return {**data, "embedding": kept, "batching": {key: embedding[key] for key in moved}}

@@ -18,7 +18,7 @@ from mesh.controlplane.placement import Holding, Node, keep_until_replaced, plac
 from mesh.deployment import PLACEMENTS_PREFIX, Assignment, Placement
 from mesh.errors import InvalidArgument, Unavailable
 from mesh.logs import get_logger
-from mesh.manifest import TASK_OF_FORMAT, Format
+from mesh.manifest import TASKS_OF_FORMAT, Format
 from mesh.reference import model_reference
 
 LEADER_KEY = "ringmesh/leader/controlplane"
@@ -141,7 +141,7 @@ def _read_formats(text: str | None) -> frozenset[Format] | None:
     if text is None:
         return None
     said = {each.strip() for each in text.split(",")}
-    return frozenset(each for each in TASK_OF_FORMAT if each in said)
+    return frozenset(each for each in TASKS_OF_FORMAT if each in said)
 
 
 def _name(assignment: Assignment) -> str:

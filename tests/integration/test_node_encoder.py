@@ -15,7 +15,7 @@ import pytest_asyncio
 import tritonclient.grpc.aio as triton
 
 from mesh.errors import RingmeshError, error_from_rpc
-from mesh.manifest import EmbeddingOptions, Manifest
+from mesh.manifest import BatchingOptions, Manifest
 from mesh.pb import inference_pb2 as oip
 from services.inference.backends.backend import BackendSettings
 from services.inference.encoders.bert_encoder import padded_width
@@ -37,7 +37,7 @@ async def open_minilm(folder: Path, cache_dir: Path, **options: Any) -> Sentence
         name="minilm",
         task="text-embedding",
         format="sentence-transformers",
-        embedding=EmbeddingOptions(**options),
+        batching=BatchingOptions(**options),
     )
     return await open_sentence_encoder(
         folder, spec_of(manifest), cache_dir, BackendSettings(), max_queue_rows=256

@@ -124,8 +124,8 @@ async def open_sentence_encoder(
     Raises:
         FailedPrecondition: the artefact is not an encoder that this node can run.
     """
-    options = spec.manifest.embedding
-    if options is None:
+    options, queue = spec.manifest.embedding, spec.manifest.batching
+    if options is None or queue is None:
         raise FailedPrecondition(f"the manifest of {spec.manifest.name} has no embedding options")
     encoder = await asyncio.to_thread(
         load_bert_encoder,
@@ -136,7 +136,7 @@ async def open_sentence_encoder(
         cache_dir=cache_dir,
         settings=settings,
     )
-    batching = Batching(options.max_batch_size, options.max_queue_delay_ms / 1000)
+    batching = Batching(queue.max_batch_size, queue.max_queue_delay_ms / 1000)
     limits = BatchLimits(batching.max_batch_size, batching.max_queue_delay_s, BATCH_TOKENS)
     lifetime = AsyncExitStack()
     batcher = await lifetime.enter_async_context(

@@ -18,11 +18,15 @@ from services.inference.models.timing import Timing
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor that a model takes or gives; -1 stands for any length of an axis."""
+    """A tensor that a model takes or gives; -1 stands for any length of an axis.
+
+    `labels` name the places of its last axis, where they have names.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from mesh.controlplane.build import World
 from mesh.controlplane.topology import Collector, Endpoint, Topology
 from mesh.deployment import Deployment, TargetSpec, VersionSpec
-from mesh.manifest import TASK_OF_FORMAT, Format, Manifest
+from mesh.manifest import TASKS_OF_FORMAT, Format, Manifest
 
 TOPOLOGY = Topology(
     Endpoint("127.0.0.1", 8080),
@@ -32,7 +32,7 @@ def deployment(
 
 
 def version_spec(model: str, version: int, format_: Format = "identity") -> VersionSpec:
-    manifest = Manifest(name=model, task=TASK_OF_FORMAT[format_], format=format_)
+    manifest = Manifest(name=model, task=TASKS_OF_FORMAT[format_][0], format=format_)
     return VersionSpec(version=version, digest=f"{version:064x}", manifest=manifest, files=())
 
 
