@@ -24,10 +24,6 @@ from services.gateway.node_client import Answer, Hop, NodeClient
 from services.gateway.statistics import FleetStatistics
 from services.gateway.text_inference import BegunText, TextInference
 
-SERVER_NAME = "ringmesh"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
-"""Of Triton's extensions, those that this mesh honours in full."""
-
 
 @dataclass(frozen=True, slots=True)
 class Dataplane:
@@ -145,12 +141,6 @@ class Dataplane:
             if state.is_ready or not ready_only
         )
         return oip.RepositoryIndexResponse(models=entries)
-
-    def server_metadata(self) -> oip.ServerMetadataResponse:
-        """What this server is and can do."""
-        return oip.ServerMetadataResponse(
-            name=SERVER_NAME, version=self.version, extensions=EXTENSIONS
-        )
 
     def _hop(self, reference: ModelReference, caller: Caller, affinity: str | None = None) -> Hop:
         return Hop(

@@ -1,51 +1,35 @@
-"""The Open Inference Protocol over gRPC: each method asks the dataplane and hands on its answer.
-
-What the mesh does not do (shared memory, loading by hand, ...) answers UNIMPLEMENTED,
-by name.
-"""
+"""The Open Inference Protocol over gRPC: each method asks the dataplane and hands on its answer."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 import grpc
 
-from mesh.errors import Unimplemented
 from mesh.infer_stream import answer_stream, wants_grpc_errors
+from mesh.oip_service import (
+    INFER_EXTENSIONS,
+    REST_EXTENSIONS,
+    OipMethods,
+    method_extensions,
+    server_metadata,
+)
+from mesh.oip_service import SERVICE as SERVICE  # noqa: PLC0414  # a re-export
 from mesh.pb import inference_pb2 as oip
 from services.gateway.caller import Caller, caller_from_metadata
 from services.gateway.dataplane import Dataplane
 from services.gateway.node_client import Answer
 
-SERVICE = "inference.GRPCInferenceService"
 M = TypeVar("M")
 
-_NOT_OFFERED = (
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
-    "SystemSharedMemoryStatus",
-    "SystemSharedMemoryRegister",
-    "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryStatus",
-    "CudaSharedMemoryRegister",
-    "CudaSharedMemoryUnregister",
-    "TraceSetting",
-    "LogSettings",
-)
 
-
-class OipServicer:
+class OipServicer(OipMethods):
     """Serves `inference.GRPCInferenceService`."""
 
     def __init__(self, dataplane: Dataplane) -> None:
         self._dataplane = dataplane
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _NOT_OFFERED:
-            return _not_offered(name)
-        raise AttributeError(name)
 
     async def ServerLive(
         self, request: oip.ServerLiveRequest, context: grpc.aio.ServicerContext
@@ -66,7 +50,7 @@ class OipServicer:
     ) -> oip.ServerMetadataResponse:
         """Name, version and extensions."""
         del request, context
-        return self._dataplane.server_metadata()
+        return describe_server()
 
     async def ModelReady(
         self, request: oip.ModelReadyRequest, context: grpc.aio.ServicerContext
@@ -133,6 +117,12 @@ class OipServicer:
         return self._dataplane.index(ready_only=request.ready)
 
 
+def describe_server() -> oip.ServerMetadataResponse:
+    """Name, version and extensions of the gateway, whose two listeners offer the same."""
+    methods = method_extensions(OipServicer)
+    return server_metadata((*INFER_EXTENSIONS, *REST_EXTENSIONS, *methods))
+
+
 def _caller(context: grpc.aio.ServicerContext) -> Caller:
     return caller_from_metadata(context.invocation_metadata(), context)
 
@@ -140,10 +130,3 @@ def _caller(context: grpc.aio.ServicerContext) -> Caller:
 async def _hand_on(answer: Answer[M], context: grpc.aio.ServicerContext) -> M:
     await context.send_initial_metadata(tuple(answer.receipt.items()))
     return answer.message
-
-
-def _not_offered(method: str) -> Any:
-    async def refuse(_request: Any, _context: grpc.aio.ServicerContext) -> NoReturn:
-        raise Unimplemented(f"{method} is not offered by this server")
-
-    return refuse

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from opentelemetry.trace import Tracer
 
+from mesh.oip_service import SERVICE
 from mesh.pb import inference_pb2_grpc, node_pb2_grpc
 from mesh.server import ServiceBinding
 from services.inference.generate_servicer import NodeServicer
 from services.inference.models.repository import Repository
 from services.inference.models.residence import Residence
 from services.inference.models.table import ModelTable
-from services.inference.oip import oip_servicer
 from services.inference.oip.oip_servicer import OipServicer
 
 NODE_SERVICE = "ringmesh.node.v1.Node"
@@ -22,7 +22,7 @@ def make_bindings(
     """The Open Inference Protocol, and the node's own service."""
     return (
         ServiceBinding(
-            oip_servicer.SERVICE,
+            SERVICE,
             inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server,
             OipServicer(node, table, Repository(table, residence), tracer),
         ),

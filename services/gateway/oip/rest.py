@@ -19,6 +19,7 @@ from services.gateway.oip.config_json import message_to_json
 from services.gateway.oip.generate_rest import GenerateRest
 from services.gateway.oip.infer_request import HEADER_LENGTH, parse_infer_request
 from services.gateway.oip.infer_response import InferBody, render_infer_response
+from services.gateway.oip_servicer import describe_server
 
 MODEL = "/v2/models/{model}"
 VERSION = "/v2/models/{model}/versions/{version}"
@@ -61,7 +62,7 @@ class OipRest:
     async def server_metadata(self, exchange: Exchange) -> Response:
         """Name, version and extensions."""
         del exchange
-        return json_response(message_to_json(self.dataplane.server_metadata()))
+        return json_response(message_to_json(describe_server()))
 
     async def model_ready(self, exchange: Exchange) -> Response:
         """200 if the model would answer now."""

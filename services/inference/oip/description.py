@@ -7,23 +7,11 @@ says just that; how rows are run together stands in the parameters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 
 from mesh.pb import inference_pb2 as oip
 from mesh.pb import model_config_pb2 as config
 from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_model import Signature, TensorSpec
-
-SERVER_NAME = "ringmesh"
-EXTENSIONS = ("model_configuration", "parameters", "statistics")
-"""Triton's names for what the node does beyond the protocol itself."""
-
-
-def server_metadata() -> oip.ServerMetadataResponse:
-    """Name, version and extensions."""
-    return oip.ServerMetadataResponse(
-        name=SERVER_NAME, version=_package_version(), extensions=EXTENSIONS
-    )
 
 
 def model_metadata(
@@ -72,7 +60,7 @@ def _parameters(signature: Signature) -> Mapping[str, config.ModelParameter]:
         return {}
     facts = {
         "max_batch_size": str(signature.batching.max_batch_size),
-        "max_queue_delay_ms": f"{signature.batching.max_queue_delay_s * 1000:g}",
+        "max_queue_delay_ms": f"{signature.batching.max_queue_delay_ms:g}",
     }
     return {name: config.ModelParameter(string_value=text) for name, text in facts.items()}
 
@@ -80,10 +68,3 @@ def _parameters(signature: Signature) -> Mapping[str, config.ModelParameter]:
 def _datatype(spec: TensorSpec) -> str:
     # Triton's configuration calls BYTES a string, and only there.
     return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
-
-
-def _package_version() -> str:
-    try:
-        return metadata.version("ringmesh")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "0.0.0+source"

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, NoReturn
 
 import grpc
 from opentelemetry import trace
 from opentelemetry.trace import Tracer
 
 from mesh.deadline import remaining_s
-from mesh.errors import ModelNotReady, RingmeshError, Unimplemented
+from mesh.errors import ModelNotReady, RingmeshError
 from mesh.infer_stream import answer_stream, wants_grpc_errors
+from mesh.oip_service import INFER_EXTENSIONS, OipMethods, method_extensions, server_metadata
 from mesh.pb import inference_pb2 as oip
 from services.inference.generate_servicer import NODE_HEADER, VERSION_HEADER
 from services.inference.models.choice import choose_version, requested_version
@@ -24,17 +24,11 @@ from services.inference.models.repository import Repository
 from services.inference.models.state import ModelState, ModelStatus
 from services.inference.models.table import LoadedModel, ModelTable
 from services.inference.oip.answer import Answering, signature_of
-from services.inference.oip.description import model_config, model_metadata, server_metadata
+from services.inference.oip.description import model_config, model_metadata
 from services.inference.oip.repository_servicer import RepositoryServicer
 
-SERVICE = "inference.GRPCInferenceService"
 
-_NOT_OFFERED = frozenset(
-    method.name for method in oip.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
-)
-
-
-class OipServicer(RepositoryServicer):
+class OipServicer(RepositoryServicer, OipMethods):
     """Serves `inference.GRPCInferenceService`."""
 
     def __init__(
@@ -44,11 +38,6 @@ class OipServicer(RepositoryServicer):
         self._node = node
         self._models = models
         self._answering = Answering(models, tracer)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _NOT_OFFERED:
-            return _not_offered(name)
-        raise AttributeError(name)
 
     async def ServerLive(
         self, request: oip.ServerLiveRequest, context: grpc.aio.ServicerContext
@@ -69,7 +58,7 @@ class OipServicer(RepositoryServicer):
     ) -> oip.ServerMetadataResponse:
         """Name, version and extensions."""
         del request, context
-        return server_metadata()
+        return server_metadata((*INFER_EXTENSIONS, *method_extensions(type(self))))
 
     async def ModelReady(
         self, request: oip.ModelReadyRequest, context: grpc.aio.ServicerContext
@@ -185,10 +174,3 @@ def routed_version(context: grpc.aio.ServicerContext) -> str | None:
 
 def _is_meant(status: ModelStatus, model: str, version: int | None) -> bool:
     return status.model == model and version in (None, status.version)
-
-
-def _not_offered(method: str) -> Any:
-    async def refuse(_request: Any, _context: grpc.aio.ServicerContext) -> NoReturn:
-        raise Unimplemented(f"{method} is not offered by this node")
-
-    return refuse
