@@ -1,7 +1,7 @@
 """What a request of the Open Inference Protocol says about its own scheduling: pure.
 
-`timeout` bounds the answer, in microseconds. There are no priority levels, and a request that
-relies on one is told so.
+`timeout` is how long the caller gives the request, in microseconds; `priority` 1 is the highest
+level and 0 the model's default. What a model does with either is its own to say.
 """
 
 from __future__ import annotations
@@ -26,11 +26,28 @@ def requested_timeout_s(
     """
     if _number("priority", parameters):
         raise Unimplemented("parameters.priority: there are no priority levels; leave it out")
-    timeout_us = _number("timeout", parameters)
-    if not timeout_us:
+    timeout_s = own_timeout_s(parameters)
+    if timeout_s is None:
         return remaining_s
-    timeout_s = timeout_us / US_PER_S
     return timeout_s if remaining_s is None else min(timeout_s, remaining_s)
+
+
+def own_timeout_s(parameters: Mapping[str, InferParameter]) -> float | None:
+    """The timeout that the request itself names; None, and 0, for none.
+
+    Raises:
+        InvalidArgument: it is no such number.
+    """
+    return _number("timeout", parameters) / US_PER_S or None
+
+
+def requested_priority(parameters: Mapping[str, InferParameter]) -> int:
+    """The level that the request names; 0 for the model's default.
+
+    Raises:
+        InvalidArgument: it is no such number.
+    """
+    return _number("priority", parameters)
 
 
 def _number(name: str, parameters: Mapping[str, InferParameter]) -> int:

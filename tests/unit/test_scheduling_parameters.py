@@ -6,7 +6,7 @@ import pytest
 
 from mesh.errors import InvalidArgument, Unimplemented
 from mesh.pb.inference_pb2 import InferParameter
-from mesh.scheduling_parameters import requested_timeout_s
+from mesh.scheduling_parameters import own_timeout_s, requested_priority, requested_timeout_s
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,12 @@ from mesh.scheduling_parameters import requested_timeout_s
 def test_the_shorter_of_timeout_and_deadline_counts(timeout_us, remaining_s, expected) -> None:
     parameters = {} if timeout_us is None else {"timeout": InferParameter(int64_param=timeout_us)}
     assert requested_timeout_s(parameters, remaining_s) == expected
+    assert own_timeout_s(parameters) == (timeout_us / 1_000_000 if timeout_us else None)
+
+
+def test_no_priority_is_the_default_one() -> None:
+    assert requested_priority({}) == 0
+    assert requested_priority({"priority": InferParameter(uint64_param=3)}) == 3
 
 
 def test_a_priority_is_refused_and_the_ordinary_one_is_none() -> None:
@@ -38,6 +44,7 @@ def test_a_priority_is_refused_and_the_ordinary_one_is_none() -> None:
     ids=["empty", "negative", "text"],
 )
 def test_what_is_no_number_is_named(name: str, wrong: InferParameter) -> None:
+    read = {"timeout": own_timeout_s, "priority": requested_priority}[name]
     with pytest.raises(InvalidArgument) as refused:
-        requested_timeout_s({name: wrong}, None)
+        read({name: wrong})
     assert refused.value.field == f"parameters.{name}"

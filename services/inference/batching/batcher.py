@@ -26,6 +26,7 @@ from mesh.errors import (
 from mesh.logs import get_logger
 from services.inference.batching.backlog import Backlog
 from services.inference.batching.batch import BatchLimits, Row, form_batch
+from services.inference.batching.terms import NO_LEVELS, Terms, check_level
 from services.inference.models.timing import Execution, Timing
 
 P = TypeVar("P")  # a row's payload
@@ -96,7 +97,7 @@ class Batcher(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Batcher waiting={len(self._waiting)} of {self._max_rows}>"
 
-    async def submit(self, rows: Sequence[tuple[P, int]], deadline_s: float | None) -> Batched[R]:
+    async def submit(self, rows: Sequence[tuple[P, int]], terms: Terms) -> Batched[R]:
         """The results of these rows (each with its width), in their order.
 
         Raises:
@@ -106,7 +107,10 @@ class Batcher(Generic[P, R]):
             DeadlineExceeded: the deadline passed.
         """
         loop = asyncio.get_running_loop()
-        call: _Call[R] = _Call(deadline_s, time.time_ns(), loop.create_future())
+        check_level(terms.priority, NO_LEVELS)
+        ends = [] if terms.deadline_s is None else [terms.deadline_s]
+        ends += [] if terms.timeout_s is None else [time.monotonic() + terms.timeout_s]
+        call: _Call[R] = _Call(min(ends, default=None), time.time_ns(), loop.create_future())
         self._admit(len(rows), call)
         numbers = [self._enqueue(row, width, call) for row, width in rows]
         if not rows:

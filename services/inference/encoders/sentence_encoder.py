@@ -14,12 +14,14 @@ from types import MappingProxyType
 
 import numpy as np
 
+from mesh.batching_options import BatchingOptions
 from mesh.deployment import VersionSpec
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.tensor import Tensor, encode_raw
 from services.inference.backends.backend import BackendSettings
 from services.inference.batching.batch import BatchLimits
 from services.inference.batching.batcher import Batched, Batcher, open_batcher
+from services.inference.batching.terms import ANY_TIME, Terms
 from services.inference.encoders.bert_encoder import (
     BertEncoder,
     TokenIds,
@@ -28,7 +30,7 @@ from services.inference.encoders.bert_encoder import (
     padded_width,
 )
 from services.inference.graph import session
-from services.inference.models.tensor_model import Batching, Signature, TensorAnswer, TensorSpec
+from services.inference.models.tensor_model import Signature, TensorAnswer, TensorSpec
 from services.inference.oip.byte_strings import read_texts
 
 BATCH_TOKENS = 2048
@@ -48,7 +50,7 @@ class SentenceEncoderModel:
         spec: VersionSpec,
         encoder: BertEncoder,
         batcher: Batcher[TokenIds, Vector],
-        batching: Batching,
+        batching: BatchingOptions,
         lifetime: AsyncExitStack,
     ) -> None:
         self.name = spec.manifest.name
@@ -67,11 +69,11 @@ class SentenceEncoderModel:
     def __repr__(self) -> str:
         return f"<SentenceEncoderModel {self.name}@{self.version} {self._batcher!r}>"
 
-    async def infer(self, inputs: tuple[Tensor, ...], deadline_s: float | None) -> TensorAnswer:
+    async def infer(self, inputs: tuple[Tensor, ...], terms: Terms) -> TensorAnswer:
         """One vector per text; `prompt_tokens` counts what the encoder read."""
         (text,) = inputs
         rows = await self._tokenize(text)
-        batched = await self._encode(rows, deadline_s)
+        batched = await self._encode(rows, terms)
         return TensorAnswer(
             outputs=(self._output(batched.results),),
             timing=batched.timing,
@@ -81,7 +83,7 @@ class SentenceEncoderModel:
     async def warm_up(self) -> None:
         """A short row and the longest: the engine has its memory then."""
         longest = (0,) * self._encoder.max_tokens
-        await self._encode([longest[:8], longest], None)
+        await self._encode([longest[:8], longest], ANY_TIME)
 
     async def close(self) -> None:
         """Ends the queue; the engine's memory goes back with the last reference."""
@@ -100,10 +102,10 @@ class SentenceEncoderModel:
             return self._encoder.tokenize(texts)
         return await asyncio.to_thread(self._encoder.tokenize, texts)
 
-    async def _encode(self, rows: Sequence[TokenIds], deadline_s: float | None) -> Batched[Vector]:
+    async def _encode(self, rows: Sequence[TokenIds], terms: Terms) -> Batched[Vector]:
         longest = self._encoder.max_tokens
         items = [(row, padded_width(len(row), longest)) for row in rows]
-        return await self._batcher.submit(items, deadline_s)
+        return await self._batcher.submit(items, terms)
 
     def _output(self, vectors: Sequence[Vector]) -> Tensor:
         shape = (len(vectors), self._encoder.dimensions)
@@ -136,10 +138,9 @@ async def open_sentence_encoder(
         cache_dir=cache_dir,
         settings=settings,
     )
-    batching = Batching(queue.max_batch_size, queue.max_queue_delay_ms / 1000)
-    limits = BatchLimits(batching.max_batch_size, batching.max_queue_delay_s, BATCH_TOKENS)
+    limits = BatchLimits(queue.max_batch_size, queue.max_queue_delay_ms / 1000, BATCH_TOKENS)
     lifetime = AsyncExitStack()
     batcher = await lifetime.enter_async_context(
         open_batcher(spec.manifest.name, encoder.encode, limits, max_queue_rows)
     )
-    return SentenceEncoderModel(spec, encoder, batcher, batching, lifetime)
+    return SentenceEncoderModel(spec, encoder, batcher, queue, lifetime)

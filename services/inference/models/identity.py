@@ -9,6 +9,7 @@ import time
 
 from mesh.deployment import VersionSpec
 from mesh.tensor import Tensor
+from services.inference.batching.terms import NO_LEVELS, Terms, check_level
 from services.inference.models.tensor_model import Signature, TensorAnswer
 from services.inference.models.timing import Execution, Timing
 
@@ -24,9 +25,9 @@ class IdentityModel:
         self.name = name
         self.version = version
 
-    async def infer(self, inputs: tuple[Tensor, ...], deadline_s: float | None) -> TensorAnswer:
+    async def infer(self, inputs: tuple[Tensor, ...], terms: Terms) -> TensorAnswer:
         """The inputs themselves."""
-        del deadline_s
+        check_level(terms.priority, NO_LEVELS)
         now_ns = time.time_ns()
         run = Execution(rows=1, began_ns=now_ns, ended_ns=now_ns)
         return TensorAnswer(inputs, Timing(now_ns, now_ns, executions=(run,)))

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
+from mesh.batching_options import BatchingOptions
 from mesh.tensor import Tensor
+from services.inference.batching.terms import Terms
 from services.inference.models.table import LoadedModel
 from services.inference.models.timing import Timing
 
@@ -41,15 +43,8 @@ class Signature:
     outputs: tuple[TensorSpec, ...] = ()
     is_open: bool = False
     is_decoupled: bool = False
-    batching: Batching | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How rows of different callers are run together."""
-
-    max_batch_size: int
-    max_queue_delay_s: float
+    batching: BatchingOptions | None = None
+    """How rows of different callers are run together, where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +64,11 @@ class TensorModel(LoadedModel, Protocol):
     def signature(self) -> Signature:
         """What it takes and gives."""
 
-    async def infer(self, inputs: tuple[Tensor, ...], deadline_s: float | None) -> TensorAnswer:
-        """Answers; cancelling takes it out of the queue. The deadline is on the monotonic clock.
+    async def infer(self, inputs: tuple[Tensor, ...], terms: Terms) -> TensorAnswer:
+        """Answers; cancelling takes it out of the queue.
 
         Raises:
-            InvalidArgument: an input's values are wrong.
+            InvalidArgument: an input's values are wrong, or there is no such priority level.
             QueueFull: too much is waiting already.
             DeadlineTooShort, DeadlineExceeded: the answer would come, or came, too late.
         """

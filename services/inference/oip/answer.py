@@ -17,8 +17,9 @@ from opentelemetry.trace import Tracer
 from mesh.errors import FailedPrecondition
 from mesh.infer_stream import mark_final
 from mesh.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
-from mesh.scheduling_parameters import requested_timeout_s
+from mesh.scheduling_parameters import own_timeout_s, requested_priority, requested_timeout_s
 from mesh.tensor import Tensor, validate_request
+from services.inference.batching.terms import Terms
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.models.statistics import Measurement
 from services.inference.models.table import LoadedModel, ModelTable
@@ -40,10 +41,10 @@ class Answering:
     ) -> ModelInferResponse:
         """The one response to a request."""
         with self.models.statistics(model.name, model.version).measure() as measured:
-            timeout_s = requested_timeout_s(request.parameters, remaining_s)
             if isinstance(model, LoadedLanguageModel):
+                timeout_s = requested_timeout_s(request.parameters, remaining_s)
                 return await oip_text.answer_text(model, request, timeout_s, self.tracer, measured)
-            return await self._compute(model, request, timeout_s, measured)
+            return await self._compute(model, request, remaining_s, measured)
 
     async def pieces(
         self, model: LoadedModel, request: ModelInferRequest, remaining_s: float | None
@@ -63,16 +64,16 @@ class Answering:
         self,
         model: LoadedModel,
         request: ModelInferRequest,
-        timeout_s: float | None,
+        remaining_s: float | None,
         measured: Measurement,
     ) -> ModelInferResponse:
+        terms = make_terms(request, remaining_s)
         signature = signature_of(model)
         assert isinstance(model, TensorModel)  # noqa: S101  # `signature_of` has seen to it
         tensors = validate_request(request)
         check_inputs(tensors, signature, model.name)
         wanted = requested_outputs(request, tensors, signature)
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        answer = await model.infer(tensors, deadline_s)
+        answer = await model.infer(tensors, terms)
         self._draw(answer.timing)
         response = make_response(request.id, model, _chosen(answer.outputs, wanted), answer.counts)
         measured.succeed(answer.timing)
@@ -88,6 +89,15 @@ class Answering:
         span = self.tracer.start_span(name, start_time=began_ns)
         span.set_attribute("ringmesh.batch_size", batch_size)
         span.end(ended_ns)
+
+
+def make_terms(request: ModelInferRequest, remaining_s: float | None) -> Terms:
+    """What the caller says of its deadline and its turn."""
+    return Terms(
+        deadline_s=None if remaining_s is None else time.monotonic() + remaining_s,
+        priority=requested_priority(request.parameters),
+        timeout_s=own_timeout_s(request.parameters),
+    )
 
 
 def signature_of(model: LoadedModel) -> Signature:

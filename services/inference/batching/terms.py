@@ -1,0 +1,38 @@
+"""On what terms a request waits for its turn: what its caller says, and whether that can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.errors import InvalidArgument
+
+NO_LEVELS = range(1)
+"""The levels of a model without priorities: 0 alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The caller's deadline, on the monotonic clock, and what its request says of its own turn.
+
+    Nobody waits for an answer after the deadline. What becomes of a request after its `timeout_s`
+    is the model's queue policy to say; priority 0 stands for the model's default.
+    """
+
+    deadline_s: float | None = None
+    priority: int = 0
+    timeout_s: float | None = None
+
+
+ANY_TIME = Terms()
+"""No hurry, and nothing special."""
+
+
+def check_level(priority: int, levels: range) -> None:
+    """Refuses a level that does not exist; 0 always does, as the default."""
+    if not priority or priority in levels:
+        return
+    known = f"1 to {levels[-1]}, 1 the highest" if levels[-1] else "none; leave it out"
+    field = "parameters.priority"
+    raise InvalidArgument(
+        f"{field}: there is no level {priority}; the model's levels are {known}", field=field
+    )
