@@ -24,8 +24,18 @@ class Backlog:
         self._departures = 0
         self._since_s = 0.0
 
-    def check(self, waiting: int, joining: int, deadline_s: float | None, now_s: float) -> None:
+    def check(
+        self,
+        waiting: int,
+        joining: int,
+        deadline_s: float | None,
+        now_s: float,
+        *,
+        ahead: int | None = None,
+    ) -> None:
         """Lets so many join those that wait already, or says why not.
+
+        `ahead` of those that wait have their turn before them; None: all of them.
 
         Raises:
             QueueFull: there is no room.
@@ -34,15 +44,20 @@ class Backlog:
         if not waiting:
             self._departures, self._since_s = 0, now_s
         if waiting + joining > self._limit:
-            wait_s = self.wait_s(waiting + joining - self._limit, now_s)
-            retry_s = DEFAULT_RETRY_S if wait_s is None else min(wait_s, LONGEST_RETRY_S)
-            raise QueueFull(f"{waiting} {self._unit} are waiting already", retry_s)
-        wait_s = self.wait_s(waiting, now_s) or 0.0
+            raise self.refusal(waiting, waiting + joining - self._limit, now_s)
+        before = waiting if ahead is None else ahead
+        wait_s = self.wait_s(before, now_s) or 0.0
         if deadline_s is not None and deadline_s <= now_s + wait_s:
             raise DeadlineTooShort(
-                f"the deadline passes before the request's turn: {waiting} {self._unit} wait, "
+                f"the deadline passes before the request's turn: {before} {self._unit} wait, "
                 f"for about {wait_s:.1f} s"
             )
+
+    def refusal(self, waiting: int, excess: int, now_s: float) -> QueueFull:
+        """There is no room, and will be once so many more have left."""
+        wait_s = self.wait_s(excess, now_s)
+        retry_s = DEFAULT_RETRY_S if wait_s is None else min(wait_s, LONGEST_RETRY_S)
+        return QueueFull(f"{waiting} {self._unit} are waiting already", retry_s)
 
     def count(self, departures: int) -> None:
         """So many have left."""

@@ -24,7 +24,7 @@ class Task:
 
     `resumed` are tokens of the answer that were delivered before; `limit` counts them too.
     `logprobs` is the number of alternatives, or None for no log probabilities at all.
-    `deadline_s` is on the monotonic clock.
+    `deadline_s` is on the monotonic clock. `session` and `priority` decide whose turn it is.
     """
 
     prompt: tuple[int, ...]
@@ -35,6 +35,8 @@ class Task:
     end_ids: frozenset[int]
     logprobs: int | None
     deadline_s: float | None
+    session: str | None = None
+    priority: int = 0
 
 
 class Answer:

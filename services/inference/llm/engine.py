@@ -103,11 +103,17 @@ class Engine:
         self._drop_running(now)
         self._drop_waiting(waiting, now)
         self._steps += 1
-        queue = tuple(Waiting(number, answer.task.prompt) for number, answer in waiting.items())
-        step = plan(State(tuple(self._slots), queue, self._chunk_tokens, self._steps))
+        step = plan(State(tuple(self._slots), self._next(waiting), self._chunk_tokens, self._steps))
         self._slots = list(step.slots)
         self._act(step.actions, waiting)
         self._decode(step)
+
+    def _next(self, waiting: Mapping[int, Answer]) -> tuple[Waiting, ...]:
+        """Those whose turn is next, as many as there are free slots."""
+        free = sum(slot.phase is Phase.FREE for slot in self._slots)
+        numbers = self._intake.first(free) if free and waiting else ()
+        # Who came since the look at the queue has to wait for the next.
+        return tuple(Waiting(n, waiting[n].task.prompt) for n in numbers if n in waiting)
 
     def _drop_running(self, now: float) -> None:
         for index, slot in enumerate(self._slots):
@@ -131,9 +137,9 @@ class Engine:
         self._intake.remove(gone)
 
     def _act(self, actions: Sequence[Action], waiting: Mapping[int, Answer]) -> None:
-        self._intake.remove(a.sequence for a in actions if isinstance(a, Admit))
         for action in actions:
             if isinstance(action, Admit):
+                self._intake.take(action.sequence)
                 self._answers[action.sequence] = waiting[action.sequence]
         for done, action in enumerate(actions):
             try:

@@ -173,6 +173,8 @@ class LoadedLanguageModel:
             end_ids=frozenset() if request.ignore_eos else self._rules.end_ids,
             logprobs=request.logprobs,
             deadline_s=deadline_s,
+            session=request.session,
+            priority=request.priority,
         )
 
     async def _prompt(self, request: GenerationRequest) -> tuple[int, ...]:

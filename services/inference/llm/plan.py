@@ -4,8 +4,8 @@ The rules:
 
 - Decode runs over slots 0..n-1, so a running sequence above a free slot is first swapped down.
 - A step carries at most one chunk of prefill tokens beside its decode: a long prompt delays the
-  running streams by one chunk per token and no more. The queue is first come, first served; short
-  prompts share a chunk.
+  running streams by one chunk per token and no more. The queue is taken in the order in which it is
+  given; short prompts share a chunk.
 - A free slot keeps what it held. A new prompt takes over the free slot whose contents it continues,
   or copies a shared beginning from whichever slot has it, running or not; otherwise the slot
   longest unused is given up.

@@ -39,7 +39,11 @@ class SamplingRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One generation. The prompt is a conversation, a text, or token ids."""
+    """One generation. The prompt is a conversation, a text, or token ids.
+
+    Requests of one session take turns with those of others; of two, the one with the smaller
+    priority goes first.
+    """
 
     prompt: tuple[ChatMessage, ...] | str | tuple[int, ...]
     sampling: SamplingRequest = field(default_factory=SamplingRequest)
@@ -49,6 +53,8 @@ class GenerationRequest:
     logprobs: int | None = None
     resume_token_ids: tuple[int, ...] = ()
     timeout_s: float | None = None
+    session: str | None = None
+    priority: int = 0
 
 
 class FinishReason(Enum):

@@ -87,7 +87,9 @@ class Scheduler:
             return
         generation = self._generations[answer] = Generation()
         try:
-            self._intake.offer(answer)
+            left = self._intake.offer(answer)
+            if left is not None:
+                self.deliver([left])
             async for event in generation:
                 yield event
         finally:

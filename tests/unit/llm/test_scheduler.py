@@ -256,6 +256,46 @@ async def test_a_full_queue_refuses_and_a_place_is_free_again_later() -> None:
         check(task(), await collect(scheduler, task()))
 
 
+async def test_a_crowd_of_one_session_delays_another_by_one_request() -> None:
+    backend = ToyBackend(slots=1)
+    async with scheduling(backend) as scheduler:
+        backend.hold()
+        order: list[str] = []
+
+        async def ask(session: str) -> None:
+            async for event in scheduler.generate(replace(task(), session=session)):
+                if isinstance(event, Started):
+                    order.append(session)
+
+        asked = [asyncio.create_task(ask(name)) for name in ["crowd"] * 20 + ["single"]]
+        while scheduler.occupancy.waiting + scheduler.occupancy.running < len(asked):
+            await asyncio.sleep(0)
+        backend.go_on()
+        await asyncio.gather(*asked)
+    assert order.index("single") <= 2
+
+
+async def test_a_crowd_makes_room_in_a_full_queue() -> None:
+    backend = ToyBackend(slots=1)
+    async with scheduling(backend, max_queue=3) as scheduler:
+        backend.hold()
+        running = asyncio.create_task(collect(scheduler, task()))
+        while not scheduler.occupancy.running:
+            await asyncio.sleep(0)
+        crowd = [
+            asyncio.create_task(collect(scheduler, replace(task(), session="crowd")))
+            for _ in range(3)
+        ]
+        while scheduler.occupancy.waiting < 3:
+            await asyncio.sleep(0)
+        single = asyncio.create_task(collect(scheduler, replace(task(), session="single")))
+        with pytest.raises(QueueFull):
+            await crowd[-1]
+        backend.go_on()
+        for events in await asyncio.gather(running, *crowd[:-1], single):
+            check(task(), events)
+
+
 async def test_who_is_late_in_the_queue_never_reaches_the_backend() -> None:
     backend = ToyBackend(slots=1)
     async with scheduling(backend) as scheduler:
