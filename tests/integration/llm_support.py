@@ -12,10 +12,11 @@ from prometheus_client import CollectorRegistry
 
 from mesh.deployment import VersionSpec
 from mesh.manifest import Manifest
+from services.inference.backends.available import make_backends
 from services.inference.backends.backend import BackendSettings
 from services.inference.llm.chat_template import ChatMessage
 from services.inference.llm.metrics import LanguageModelMetrics
-from services.inference.llm.model import open_language_model
+from services.inference.llm.opening import open_language_model
 from services.inference.llm.request import GenerationRequest, SamplingRequest
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ async def open_model(
 ) -> AsyncIterator[LoadedLanguageModel]:
     """The demo model under the given generation options."""
     metrics = LanguageModelMetrics(registry or CollectorRegistry())
+    backends = make_backends(BackendSettings())
     model = await open_language_model(
-        gguf.parent, spec_of(**generation), cache_dir, BackendSettings(), metrics
+        gguf.parent, spec_of(**generation), cache_dir, backends, metrics
     )
     try:
         yield model

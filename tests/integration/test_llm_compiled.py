@@ -4,60 +4,109 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 from mesh.errors import FailedPrecondition
-from services.inference.llm.compiled import cache_key, compiled_model
+from services.inference.llm.architecture import LlamaConfig
+from services.inference.llm.compiled import compiled_decoder
+from services.inference.llm.decoder import Decoder
+from services.inference.llm.description import describe
+from services.inference.llm.model_files import open_model_files
 from tests.integration.llm_support import DIGEST
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.model
 
-
 CONTEXT = 256
+TINY = Decoder(
+    model="tiny",
+    digest=DIGEST,
+    config=LlamaConfig(
+        layers=1,
+        hidden=32,
+        intermediate=64,
+        heads=1,
+        kv_heads=1,
+        head_dim=32,
+        vocabulary=64,
+        rope_theta=10_000.0,
+        rms_epsilon=1e-5,
+        trained_context_tokens=512,
+        tied_embeddings=True,
+    ),
+    context_tokens=256,
+    precision="int8",
+    cache_dir=Path("nowhere"),
+    open_weights=partial(open_model_files, Path("nowhere")),
+)
+
+
+def decoder_of(folder: Path, cache_dir: Path, **changes: Any) -> Decoder:
+    described = describe(folder, model="smollm2", digest=DIGEST, cache_dir=cache_dir)
+    decoder = Decoder(
+        model="smollm2",
+        digest=DIGEST,
+        config=described.config,
+        context_tokens=CONTEXT,
+        precision="int8",
+        cache_dir=cache_dir,
+        open_weights=partial(open_model_files, folder),
+    )
+    return replace(decoder, **changes)
 
 
 def compile_once(folder: Path, cache_dir: Path) -> tuple[Path, int]:
     """The graph's path, and when it was made."""
-    compiled = compiled_model(
-        folder,
-        model="smollm2",
-        digest=DIGEST,
-        max_context_tokens=CONTEXT,
-        precision="int8",
-        cache_dir=cache_dir,
-    )
-    return compiled.graph, compiled.graph.stat().st_mtime_ns
+    graph = compiled_decoder(decoder_of(folder, cache_dir))
+    return graph, graph.stat().st_mtime_ns
 
 
 def test_two_nodes_build_it_once_even_after_a_crash(demo_models: Any, tmp_path: Path) -> None:
-    key = cache_key(DIGEST, CONTEXT, "int8")
-    leftover = tmp_path / f"{key}.unfinished"
-    leftover.mkdir()
-    (leftover / "graph.onnx").write_bytes(b"half a graph")
     folder = demo_models.smollm2_gguf.parent
+    half = folders_of_one_compilation(folder, tmp_path / "crashed")
+    cache_dir = tmp_path / "cache"
+    for name in half:
+        leftover = cache_dir / f"{name}.unfinished"
+        leftover.mkdir(parents=True)
+        (leftover / "graph.onnx").write_bytes(b"half a graph")
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn) as pool:
-        nodes = [pool.submit(compile_once, folder, tmp_path) for _ in range(2)]
+        nodes = [pool.submit(compile_once, folder, cache_dir) for _ in range(2)]
         made = {node.result() for node in nodes}
-    assert made == {compile_once(folder, tmp_path)}
-    assert [entry.name for entry in tmp_path.iterdir() if entry.is_dir()] == [key]
+    assert made == {compile_once(folder, cache_dir)}
+    assert {entry.name for entry in cache_dir.iterdir() if entry.is_dir()} == half
 
 
-def test_another_context_or_precision_is_another_model() -> None:
-    keys = {
-        cache_key(DIGEST, 128, "int8"),
-        cache_key(DIGEST, 256, "int8"),
-        cache_key(DIGEST, 128, "fp32"),
-        cache_key("6" * 64, 128, "int8"),
-    }
-    assert len(keys) == 4
+def folders_of_one_compilation(folder: Path, cache_dir: Path) -> set[str]:
+    compile_once(folder, cache_dir)
+    return {entry.name for entry in cache_dir.iterdir() if entry.is_dir()}
+
+
+def test_another_context_precision_or_artefact_is_another_graph(tmp_path: Path) -> None:
+    class Weights:
+        """Fails the build: its folder's name is all that this test is about."""
+
+        def __call__(self) -> NoReturn:
+            raise FailedPrecondition("no weights")
+
+    built = set()
+    for changes in (
+        {"context_tokens": 128},
+        {"context_tokens": 256},
+        {"precision": "fp32"},
+        {"digest": "6" * 64},
+    ):
+        decoder = replace(TINY, cache_dir=tmp_path, open_weights=Weights(), **changes)
+        with pytest.raises(FailedPrecondition, match="no weights"):
+            compiled_decoder(decoder)
+        built = {entry.name for entry in tmp_path.glob("*.unfinished")}
+    assert len(built) == 4
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match=r"one [.]gguf file, not 0"):
+    with pytest.raises(FailedPrecondition, match=r"one [.]gguf file"):
         compile_once(tmp_path, tmp_path / "cache")

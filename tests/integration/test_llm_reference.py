@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 
 from services.inference.backends.backend import BackendSettings
+from services.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.chat_template import ChatMessage, ChatTemplate
-from services.inference.llm.compiled import CompiledModel, compiled_model
-from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
+from services.inference.llm.description import Description, describe
+from services.inference.llm.opening import open_on_backend
+from services.inference.llm.slot_backend import SlotBackend
 from services.inference.llm.vocabulary import Vocabulary
-from tests.integration.llm_support import DIGEST, golden, golden_request, open_model
+from tests.integration.llm_support import (
+    DIGEST,
+    golden,
+    golden_request,
+    open_model,
+    spec_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,15 +39,9 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(demo_models: Any, cache_dir: Path) -> CompiledModel:
-    return compiled_model(
-        demo_models.smollm2_gguf.parent,
-        model="smollm2",
-        digest=DIGEST,
-        max_context_tokens=1024,
-        precision="int8",
-        cache_dir=cache_dir,
-    )
+def described(demo_models: Any, cache_dir: Path) -> Description:
+    folder = demo_models.smollm2_gguf.parent
+    return describe(folder, model="smollm2", digest=DIGEST, cache_dir=cache_dir)
 
 
 async def test_greedy_fp32_is_the_reference_token_for_token(
@@ -62,17 +64,24 @@ async def test_greedy_fp32_is_the_reference_token_for_token(
     assert max(answer.finished.largest_batch for answer in answers) == 8
 
 
-def test_perplexity_of_int8_is_within_one_percent(compiled: CompiledModel) -> None:
+def test_perplexity_of_int8_is_within_one_percent(demo_models: Any, cache_dir: Path) -> None:
     reference = golden()["perplexity"]
     assert reference["tokens"] >= 700
-    ids = Vocabulary(compiled.tokenizer).encode(reference["text"])
+    described, backend, _ = open_on_backend(
+        demo_models.smollm2_gguf.parent,
+        spec_of(slots=1, max_context_tokens=1024),
+        cache_dir,
+        [OnnxRuntimeBackend(BackendSettings(threads=2))],
+    )
+    ids = Vocabulary(described.tokenizer).encode(reference["text"])
     assert len(ids) == reference["tokens"]
-    ratio = perplexity(compiled, ids) / reference["fp32"]
+    ratio = perplexity(backend, ids) / reference["fp32"]
+    backend.close()
     assert 0.99 < ratio < 1.01
 
 
-def test_the_architecture_is_read_from_the_file(compiled: CompiledModel) -> None:
-    assert compiled.config == LlamaConfig(
+def test_the_architecture_is_read_from_the_file(described: Description) -> None:
+    assert described.config == LlamaConfig(
         layers=30,
         hidden=576,
         intermediate=1536,
@@ -85,37 +94,29 @@ def test_the_architecture_is_read_from_the_file(compiled: CompiledModel) -> None
         trained_context_tokens=8192,
         tied_embeddings=True,
     )
-    assert compiled.rules.end_ids == {2}
+    assert described.rules.end_ids == {2}
 
 
-def test_text_becomes_the_reference_tokens_and_comes_back(compiled: CompiledModel) -> None:
-    vocabulary = Vocabulary(compiled.tokenizer)
+def test_text_becomes_the_reference_tokens_and_comes_back(described: Description) -> None:
+    vocabulary = Vocabulary(described.tokenizer)
     for case in golden()["tokenizer"]:
         ids = vocabulary.encode(case["text"])
         assert ids == case["ids"]
         assert b"".join(map(vocabulary.name_bytes, ids)).decode() == case["text"]
 
 
-def test_conversations_are_rendered_as_by_the_reference(compiled: CompiledModel) -> None:
-    template = ChatTemplate(compiled.rules, now=lambda: pytest.fail("this template has no date"))
+def test_conversations_are_rendered_as_by_the_reference(described: Description) -> None:
+    template = ChatTemplate(described.rules, now=lambda: pytest.fail("this template has no date"))
     for case in golden()["chat_template"]:
         messages = [ChatMessage(**message) for message in case["messages"]]
         assert template.render(messages) == case["text"]
 
 
-def perplexity(compiled: CompiledModel, ids: list[int]) -> float:
-    backend = OnnxRuntimeSlots(
-        compiled.graph,
-        compiled.config,
-        slots=1,
-        context_tokens=compiled.context_tokens,
-        settings=BackendSettings(threads=2),
-    )
+def perplexity(backend: SlotBackend, ids: list[int]) -> float:
     loss = 0.0
     for position, token in enumerate(ids[:-1]):
         logits = backend.decode([token], [position])[0].astype(np.float64)
         loss += (
             math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[position + 1]]
         )
-    backend.close()
     return math.exp(loss / (len(ids) - 1))

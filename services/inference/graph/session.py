@@ -15,7 +15,7 @@ import onnxruntime
 
 from mesh.errors import FailedPrecondition
 from mesh.tensor import Array
-from services.inference.backends.backend import BackendFailed, BackendSettings
+from services.inference.backends.backend import BackendFailed, BackendSettings, GraphTensor
 
 BACKEND = "onnxruntime"
 PLATFORM = "onnxruntime_onnx"
@@ -25,6 +25,22 @@ VERSION: str = onnxruntime.__version__
 """Part of the key of a compiled graph."""
 
 _LOG_ERRORS_ONLY = 3
+
+_DATATYPES = {
+    "float": "FP32",
+    "float16": "FP16",
+    "double": "FP64",
+    "bfloat16": "BF16",
+    "bool": "BOOL",
+    "string": "BYTES",
+    **{
+        f"{sign}int{bits}": f"{sign}int{bits}".upper()
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
+}
+"""The protocol's datatypes of the element types."""
+_WEIGHT_SUFFIXES = (".weights", ".data", ".bin")
 
 # ONNX Runtime's own exceptions derive from Exception, each by itself.
 _state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -43,7 +59,7 @@ _ERRORS = (
 
 
 class GraphSession:
-    """A loaded graph."""
+    """A loaded graph; may be run by several threads at once."""
 
     def __init__(self, graph: Path, settings: BackendSettings) -> None:
         try:
@@ -52,6 +68,13 @@ class GraphSession:
             )
         except _ERRORS as error:
             raise FailedPrecondition(f"{BACKEND} cannot load {graph.name}: {error}") from error
+        self.inputs = tuple(map(_tensor, self._session.get_inputs()))
+        self.outputs = tuple(map(_tensor, self._session.get_outputs()))
+        self.memory_bytes = graph_bytes(graph)
+
+    def close(self) -> None:
+        """Frees the engine's memory; the session answers no more."""
+        del self._session
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """The named outputs for these inputs."""
@@ -72,6 +95,26 @@ class GraphSession:
                 self._session.run_with_iobinding(binding)
 
         return run
+
+
+def graph_bytes(graph: Path) -> int:
+    """The size of a graph's file and of the files beside it that hold its weights."""
+    beside = (file for file in graph.parent.iterdir() if file.is_file() and file != graph)
+    weights = (
+        file for file in beside if file.suffix in _WEIGHT_SUFFIXES or graph.name in file.name
+    )
+    return graph.stat().st_size + sum(file.stat().st_size for file in weights)
+
+
+def _tensor(described: Any) -> GraphTensor:
+    """What ONNX Runtime says of an input or output, in the protocol's words."""
+    element = described.type.removeprefix("tensor(").removesuffix(")")
+    if element not in _DATATYPES:
+        text = f"{described.name} is a {described.type}, which the protocol cannot carry"
+        raise FailedPrecondition(text)
+    # An axis that is free has a name, or none.
+    shape = tuple(axis if isinstance(axis, int) else -1 for axis in described.shape)
+    return GraphTensor(described.name, _DATATYPES[element], shape)
 
 
 def _options(settings: BackendSettings) -> Any:

@@ -3,7 +3,7 @@
 The weights come out under GGUF's own names, as float32 matrices `[out, in]`, with the row order
 that the rotary embedding of ONNX and of transformers expects (GGUF interleaves the rows of `attn_q`
 and `attn_k`). Opening a file takes about two seconds, nearly all of it the vocabulary's arrays;
-that is why a compiled model keeps a copy of what it needs.
+that is why what it says is kept beside the compiled model (`description`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from typing import Any
 import gguf
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from mesh.errors import FailedPrecondition
 from services.inference.llm.architecture import LlamaConfig, SamplingDefaults, TextRules
+from services.inference.llm.gguf_tokenizer import tokenizer_from_gguf
 from services.inference.llm.quantization import BlockInt8, from_q4_1, from_q8_0, quantize
 
-ARCHITECTURE = "llama"
+_ARCHITECTURES = {"llama": True, "qwen2": False}
+"""Those that run here, and whether the file has the rows of queries and keys interleaved."""
 _ROTATED = ("attn_q.weight", "attn_k.weight")
+_ROPE_DIVISORS = "rope_freqs.weight"
 
 
 class GgufModel:
@@ -30,12 +34,24 @@ class GgufModel:
     def __init__(self, path: Path) -> None:
         self._reader = gguf.GGUFReader(str(path))
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        architecture = self.field("general.architecture")
-        if architecture != ARCHITECTURE:
+        self._architecture = self.field("general.architecture")
+        self._check_architecture(path.name)
+        self._stretch = self._linear_stretch()
+
+    def _check_architecture(self, file: str) -> None:
+        if self._architecture not in _ARCHITECTURES:
             raise FailedPrecondition(
-                f"{path.name} holds a model of architecture {architecture!r}; "
-                f"this node runs {ARCHITECTURE!r}"
+                f"{file} holds a model of architecture {self._architecture!r}; "
+                f"supported are {', '.join(_ARCHITECTURES)}"
             )
+        if self._own("expert_count"):
+            raise FailedPrecondition(f"{file} holds a mixture of experts, which is not supported")
+
+    def _linear_stretch(self) -> float | None:
+        kind = self._own("rope.scaling.type", "none")
+        if kind not in ("none", "linear"):
+            raise FailedPrecondition(f"rope scaling {kind!r} is not supported; 'linear' is")
+        return float(self._own("rope.scaling.factor", 1.0)) if kind == "linear" else None
 
     def field(self, key: str, default: Any = None) -> Any:
         """The value of a metadata key."""
@@ -44,27 +60,33 @@ class GgufModel:
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """A tensor in float32, rows in rotary order."""
-        tensor = self._tensors[name]
+        if name == _ROPE_DIVISORS and self._stretch is not None:
+            return np.full(self.config.head_dim // 2, self._stretch, np.float32)
+        tensor = self._tensor(name)
         shape = tuple(int(n) for n in reversed(tensor.shape))
-        values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
-        if name.endswith(_ROTATED):
+        values = _dequantize(tensor).reshape(shape)
+        if self._is_interleaved(name):
             values = values[self._rotary_order(name, shape[0])]
         return np.ascontiguousarray(values, dtype=np.float32)
 
     def weight_int8(self, name: str) -> BlockInt8:
         """A matrix in int8 blocks, as close to the file's own blocks as can be."""
-        tensor = self._tensors[name]
+        tensor = self._tensor(name)
         convert = _BLOCK_FORMATS.get(tensor.tensor_type)
         if convert is None:
             return quantize(self.weight(name))
         matrix = convert(tensor.data)
-        if name.endswith(_ROTATED):
+        if self._is_interleaved(name):
             return matrix.rows(self._rotary_order(name, matrix.shape[0]))
         return matrix
 
     def has_weight(self, name: str) -> bool:
-        """Whether the file holds this tensor."""
-        return name in self._tensors
+        """Whether the file holds this tensor, or says it in its metadata."""
+        return name in self._tensors or (name == _ROPE_DIVISORS and self._stretch is not None)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the file describes."""
+        return tokenizer_from_gguf(self.field)
 
     @cached_property
     def config(self) -> LlamaConfig:
@@ -76,10 +98,10 @@ class GgufModel:
             hidden=hidden,
             intermediate=int(self._required("feed_forward_length")),
             heads=heads,
-            kv_heads=int(self.field("llama.attention.head_count_kv", heads)),
-            head_dim=int(self.field("llama.attention.key_length", hidden // heads)),
-            vocabulary=int(self._tensors["token_embd.weight"].shape[1]),
-            rope_theta=float(self.field("llama.rope.freq_base", 10_000.0)),
+            kv_heads=int(self._own("attention.head_count_kv", heads)),
+            head_dim=int(self._own("attention.key_length", hidden // heads)),
+            vocabulary=int(self._tensor("token_embd.weight").shape[1]),
+            rope_theta=float(self._own("rope.freq_base", 10_000.0)),
             rms_epsilon=float(self._required("attention.layer_norm_rms_epsilon")),
             trained_context_tokens=int(self._required("context_length")),
             tied_embeddings="output.weight" not in self._tensors,
@@ -124,11 +146,33 @@ class GgufModel:
         heads = self.config.heads if "attn_q" in name else self.config.kv_heads
         return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(rows)
 
+    def _is_interleaved(self, name: str) -> bool:
+        return name.endswith(_ROTATED) and _ARCHITECTURES[self._architecture]
+
+    def _tensor(self, name: str) -> Any:
+        if name not in self._tensors:
+            raise FailedPrecondition(f"the model file lacks the tensor {name}")
+        return self._tensors[name]
+
+    def _own(self, key: str, default: Any = None) -> Any:
+        """The value of a key of the architecture."""
+        return self.field(f"{self._architecture}.{key}", default)
+
     def _required(self, key: str) -> Any:
-        value = self.field(f"{ARCHITECTURE}.{key}")
+        value = self._own(key)
         if value is None:
-            raise FailedPrecondition(f"the model file lacks {ARCHITECTURE}.{key}")
+            raise FailedPrecondition(f"the model file lacks {self._architecture}.{key}")
         return value
+
+
+def _dequantize(tensor: Any) -> NDArray[np.float32]:
+    try:
+        values: NDArray[np.float32] = gguf.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError:
+        raise FailedPrecondition(
+            f"{tensor.name} has the quantisation {tensor.tensor_type.name}, which is not supported"
+        ) from None
+    return values
 
 
 _BLOCK_FORMATS = {

@@ -1,8 +1,7 @@
 """A language model that is loaded and answers: text in front of the scheduler, events behind it.
 
-`open_language_model` is all that the node needs to know of this package: it compiles the artefact
-or finds it compiled, opens a backend, starts the scheduler, and gives back a `LoadedLanguageModel`.
-Requests are checked here, against the model; the scheduler below sees only tokens.
+Requests are checked here, against the model; the scheduler below sees only tokens. How a model
+comes to be loaded is the business of `opening`.
 """
 
 from __future__ import annotations
@@ -15,19 +14,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
-from mesh.deployment import VersionSpec
-from mesh.errors import FailedPrecondition, InvalidArgument
-from mesh.manifest import GenerationOptions
-from services.inference.backends.backend import BackendSettings
+from mesh.errors import InvalidArgument
 from services.inference.llm.answer import Task
 from services.inference.llm.architecture import TextRules
 from services.inference.llm.chat_template import ChatTemplate
-from services.inference.llm.compiled import CompiledModel, compiled_model
 from services.inference.llm.engine import Occupancy
-from services.inference.llm.metrics import LanguageModelMetrics, RequestMeter
-from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
+from services.inference.llm.metrics import RequestMeter
 from services.inference.llm.request import (
     Delta,
     Event,
@@ -38,7 +31,7 @@ from services.inference.llm.request import (
     check_limits,
     decide_sampling,
 )
-from services.inference.llm.scheduler import Scheduler, open_scheduler
+from services.inference.llm.scheduler import Scheduler
 from services.inference.llm.slot_backend import SlotBackend
 from services.inference.llm.vocabulary import Vocabulary
 
@@ -71,9 +64,11 @@ class LoadedLanguageModel:
         scheduler: Scheduler,
         meter: Callable[[int], RequestMeter],
         lifetime: AsyncExitStack,
+        remark: str = "",
     ) -> None:
         self.name = name
         self.version = version
+        self.remark = remark
         self.vocabulary = vocabulary
         self._rules = rules
         self._template = ChatTemplate(rules, datetime.now)
@@ -220,61 +215,3 @@ class LoadedLanguageModel:
                 f"of {self.name} takes {self.context_tokens - 1}",
                 field="prompt",
             )
-
-
-async def open_language_model(
-    folder: Path,
-    spec: VersionSpec,
-    cache_dir: Path,
-    settings: BackendSettings,
-    metrics: LanguageModelMetrics,
-) -> LoadedLanguageModel:
-    """Loads the GGUF in `folder`; the first time on this machine takes some seconds more."""
-    options = spec.manifest.generation
-    if options is None:
-        raise FailedPrecondition(f"the manifest of {spec.manifest.name} has no generation options")
-    compiled = await asyncio.to_thread(
-        compiled_model,
-        folder,
-        model=spec.manifest.name,
-        digest=spec.digest,
-        max_context_tokens=options.max_context_tokens,
-        precision=options.weights,
-        cache_dir=cache_dir,
-    )
-    backend = await asyncio.to_thread(_open_backend, compiled, options, settings)
-    lifetime = AsyncExitStack()
-    lifetime.callback(backend.close)
-    vocabulary = Vocabulary(compiled.tokenizer)
-    scheduler = await lifetime.enter_async_context(
-        open_scheduler(
-            backend,
-            vocabulary.text_bytes,
-            chunk_tokens=options.prefill_chunk_tokens,
-            max_queue=options.max_queue,
-        )
-    )
-    name, version = spec.manifest.name, spec.version
-    meter = lifetime.enter_context(metrics.watching(name, version, lambda: scheduler.occupancy))
-    return LoadedLanguageModel(
-        name,
-        version,
-        rules=compiled.rules,
-        vocabulary=vocabulary,
-        backend=backend,
-        scheduler=scheduler,
-        meter=meter,
-        lifetime=lifetime,
-    )
-
-
-def _open_backend(
-    compiled: CompiledModel, options: GenerationOptions, settings: BackendSettings
-) -> SlotBackend:
-    return OnnxRuntimeSlots(
-        compiled.graph,
-        compiled.config,
-        slots=options.slots,
-        context_tokens=compiled.context_tokens,
-        settings=settings,
-    )

@@ -1,81 +1,22 @@
-"""Text to token ids and token ids to bytes, from what a GGUF file says.
+"""Text to token ids and token ids to bytes.
 
-Byte-level BPE only: each token then stands for fixed bytes, so that text can be put together token
-by token without asking the tokenizer again. A pre-tokenizer that is not known here is refused by
-name; guessing one would give a model that reads slightly wrong text.
+Two kinds of tokenizer: byte-level BPE, and SentencePiece's with single bytes for what has no token.
+In both each token stands for fixed bytes, so that text can be put together token by token without
+asking the tokenizer again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from enum import IntEnum
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from mesh.errors import FailedPrecondition
-from services.inference.llm.gguf_model import GgufModel
 
-
-class TokenType(IntEnum):
-    """GGUF's token types, as far as they matter here."""
-
-    CONTROL = 3
-    USER_DEFINED = 4
-
-
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def _digits_apart() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), _bytes_only(use_regex=True)]
-    )
-
-
-def _llama3() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_LLAMA3), "isolated"), _bytes_only(use_regex=False)]
-    )
-
-
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return _bytes_only(use_regex=True)
-
-
-def _bytes_only(*, use_regex: bool) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
-
-
-_PRE_TOKENIZERS = {"smollm": _digits_apart, "llama-bpe": _llama3, "gpt-2": _gpt2}
-
-
-def tokenizer_from_gguf(model: GgufModel) -> Tokenizer:
-    """The tokenizer that a GGUF file describes."""
-    kind, pre = model.field("tokenizer.ggml.model"), model.field("tokenizer.ggml.pre")
-    if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
-        raise FailedPrecondition(
-            f"tokenizer {kind!r} with pre-tokenizer {pre!r} is not known here; "
-            f"known are 'gpt2' with {', '.join(sorted(_PRE_TOKENIZERS))}"
-        )
-    tokens: list[str] = model.field("tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ", 1)) for merge in model.field("tokenizer.ggml.merges")]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
-    tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(_added(tokens, model.field("tokenizer.ggml.token_type")))
-    return tokenizer
-
-
-def _added(tokens: Sequence[str], types: Sequence[int]) -> list[AddedToken]:
-    return [
-        AddedToken(token, special=kind == TokenType.CONTROL, normalized=False)
-        for token, kind in zip(tokens, types, strict=True)
-        if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
-    ]
+_SINGLE_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Vocabulary:
@@ -108,14 +49,36 @@ class Vocabulary:
 def _token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     added = tokenizer.get_added_tokens_decoder()
     pieces: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=True)
-    byte_of = _byte_alphabet()
+    to_bytes = _reading(tokenizer)
     out = [b""] * (max(pieces.values()) + 1)
     for piece, index in pieces.items():
-        if index in added:
-            out[index] = piece.encode()
-        else:
-            out[index] = bytes([byte_of[character] for character in piece])
+        out[index] = piece.encode() if index in added else to_bytes(piece)
     return out
+
+
+def _reading(tokenizer: Tokenizer) -> Callable[[str], bytes]:
+    """How a piece of this tokenizer's vocabulary stands for bytes."""
+    description = json.loads(tokenizer.to_str())
+    kinds = {part.get("type") for part in _parts(description.get("decoder") or {})}
+    if "ByteLevel" in kinds:
+        byte_of = _byte_alphabet()
+        return lambda piece: bytes([byte_of[character] for character in piece])
+    if "ByteFallback" in kinds:
+        return _sentencepiece_bytes
+    raise FailedPrecondition(
+        f"a tokenizer with the decoder {sorted(map(str, kinds))} is not supported; "
+        "ByteLevel and ByteFallback are"
+    )
+
+
+def _parts(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(decoder.get("decoders", [decoder]))
+
+
+def _sentencepiece_bytes(piece: str) -> bytes:
+    if single := _SINGLE_BYTE.fullmatch(piece):
+        return bytes([int(single[1], 16)])
+    return piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
 
 
 def _byte_alphabet() -> dict[str, int]:

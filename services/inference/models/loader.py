@@ -15,10 +15,11 @@ from mesh.deployment import Assignment, VersionSpec
 from mesh.errors import FailedPrecondition
 from mesh.manifest import Format
 from mesh.store import ArtefactStore
+from services.inference.backends.available import make_backends
 from services.inference.backends.backend import BackendSettings
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
 from services.inference.llm.metrics import LanguageModelMetrics
-from services.inference.llm.model import open_language_model
+from services.inference.llm.opening import open_language_model
 from services.inference.models.identity import open_identity
 from services.inference.models.table import LoadedModel
 from services.inference.settings import NodeSettings
@@ -55,13 +56,14 @@ def make_openers(
 ) -> Mapping[Format, Opener]:
     """Each format's way of opening a folder with the artefact's files."""
     backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
+    backends = make_backends(backend)
     generation = LanguageModelMetrics(metrics)
 
     async def identity(_folder: Path, spec: VersionSpec) -> LoadedModel:
         return open_identity(spec)
 
     async def gguf(folder: Path, spec: VersionSpec) -> LoadedModel:
-        return await open_language_model(folder, spec, compiled_dir, backend, generation)
+        return await open_language_model(folder, spec, compiled_dir, backends, generation)
 
     async def sentence_transformers(folder: Path, spec: VersionSpec) -> LoadedModel:
         return await open_sentence_encoder(
