@@ -23,6 +23,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from mesh.decoding import decoded, each_decoded, forgiving
 from mesh.errors import DETAILS_KEY, Internal, RingmeshError, error_to_status
 from mesh.logs import get_logger
 from mesh.telemetry import Telemetry, extract_context, trace_headers
@@ -124,14 +125,15 @@ def _wrap(handler: Any, method: str, scope: Scope) -> Any:
     inner: Behavior = (
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
+    read = each_decoded if handler.request_streaming else decoded
 
     async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
         async with scope(method, context):
-            return await inner(request, context)
+            return await inner(read(request), context)
 
     async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         async with scope(method, context):
-            async for response in inner(request, context):
+            async for response in inner(read(request), context):
                 yield response
 
     make = {
@@ -143,7 +145,7 @@ def _wrap(handler: Any, method: str, scope: Scope) -> Any:
     behavior: Behavior = stream if handler.response_streaming else unary
     return make(
         behavior,
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=forgiving(handler.request_deserializer),
         response_serializer=handler.response_serializer,
     )
 

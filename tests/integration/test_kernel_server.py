@@ -110,6 +110,20 @@ async def test_a_bug_is_internal_and_tells_the_caller_nothing_of_it(channel) -> 
     assert "ZeroDivision" not in (error.details() or "")
 
 
+@pytest.mark.parametrize("garbage", [b"\xff", b"\x0a\x05ab"])
+@pytest.mark.parametrize(("method", "streams"), [("ListModels", False), ("Generate", True)])
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    channel, method: str, streams: bool, garbage: bytes
+) -> None:
+    path = f"/{NODE}/{method}"
+    call = channel.unary_stream(path)(garbage) if streams else channel.unary_unary(path)(garbage)
+    with pytest.raises(grpc.aio.AioRpcError, match="cannot be decoded") as caught:
+        await (anext(aiter(call)) if streams else call)
+    error = error_from_rpc(caught.value)
+    assert isinstance(error, InvalidArgument)
+    assert error.field == "message"
+
+
 async def test_a_cancelled_stream_cancels_the_handler(channel, served) -> None:
     call = node_pb2_grpc.NodeStub(channel).Generate(node_pb2.GenerateRequest(text="hang"))
     async for _ in call:
