@@ -27,6 +27,7 @@ from services.inference.llm.request import (
     Started,
 )
 from services.inference.models.timing import Execution, Timing
+from services.inference.session import session_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -116,7 +117,7 @@ class NodeServicer:
             statistics.measure() as measured,
             contextlib.closing(PhaseSpans(self._tracer)) as spans,
         ):
-            asked = _request(request, remaining_s(context))
+            asked = _request(request, remaining_s(context), session_of(context))
             async with contextlib.aclosing(model.generate(asked)) as events:
                 async for event in events:
                     spans.see(event)
@@ -219,7 +220,9 @@ def _routed_version(context: grpc.aio.ServicerContext) -> str | None:
     return None
 
 
-def _request(message: node_pb2.GenerateRequest, timeout_s: float | None) -> GenerationRequest:
+def _request(
+    message: node_pb2.GenerateRequest, timeout_s: float | None, session: str | None
+) -> GenerationRequest:
     return GenerationRequest(
         prompt=_prompt(message),
         sampling=_sampling(message.sampling),
@@ -229,6 +232,8 @@ def _request(message: node_pb2.GenerateRequest, timeout_s: float | None) -> Gene
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         resume_token_ids=tuple(message.resume_token_ids),
         timeout_s=timeout_s,
+        session=session,
+        priority=message.priority,
     )
 
 

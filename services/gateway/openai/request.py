@@ -14,6 +14,7 @@ from mesh.pb.node_pb2 import Sampling
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
+MAX_PRIORITY = 100
 MAX_INPUTS = 2048
 MAX_TOP_LOGPROBS = 20
 INT32_MAX = 2**31 - 1
@@ -118,6 +119,7 @@ class _GenerationRequest(_Request):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     logit_bias: dict[str, Any] | None = None
 
     @property

@@ -126,6 +126,7 @@ def _generation(
         sampling=request.sampling(),
         stop=request.stop,
         ignore_eos=request.ignore_eos,
+        priority=request.priority,
     )
 
 

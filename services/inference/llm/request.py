@@ -18,6 +18,7 @@ from services.inference.llm.sampling import Logprob, Sampling
 LARGEST_LOGPROBS = 20
 LARGEST_STOP_COUNT = 16
 LARGEST_STOP_CHARACTERS = 1024
+LARGEST_PRIORITY = 100
 _LARGEST_TEMPERATURE = 2.0
 _LARGEST_REPETITION_PENALTY = 10.0
 _LARGEST_PENALTY = 2.0
@@ -126,6 +127,12 @@ def check_limits(request: GenerationRequest) -> None:
         raise InvalidArgument(
             f"logprobs must lie between 0 and {LARGEST_LOGPROBS}, not {request.logprobs}",
             field="logprobs",
+        )
+    if abs(request.priority) > LARGEST_PRIORITY:
+        raise InvalidArgument(
+            f"priority must lie between -{LARGEST_PRIORITY} and {LARGEST_PRIORITY}, "
+            f"not {request.priority}",
+            field="priority",
         )
     _check_stop(request.stop)
 

@@ -37,17 +37,27 @@ class Answering:
     tracer: Tracer
 
     async def whole(
-        self, model: LoadedModel, request: ModelInferRequest, remaining_s: float | None
+        self,
+        model: LoadedModel,
+        request: ModelInferRequest,
+        remaining_s: float | None,
+        session: str | None = None,
     ) -> ModelInferResponse:
         """The one response to a request."""
         with self.models.statistics(model.name, model.version).measure() as measured:
             if isinstance(model, LoadedLanguageModel):
                 timeout_s = requested_timeout_s(request.parameters, remaining_s)
-                return await oip_text.answer_text(model, request, timeout_s, self.tracer, measured)
+                return await oip_text.answer_text(
+                    model, request, timeout_s, self.tracer, measured, session=session
+                )
             return await self._compute(model, request, remaining_s, measured)
 
     async def pieces(
-        self, model: LoadedModel, request: ModelInferRequest, remaining_s: float | None
+        self,
+        model: LoadedModel,
+        request: ModelInferRequest,
+        remaining_s: float | None,
+        session: str | None = None,
     ) -> AsyncGenerator[ModelInferResponse, None]:
         """The responses to a request, the last one marked."""
         if not isinstance(model, LoadedLanguageModel):
@@ -55,7 +65,9 @@ class Answering:
             return
         with self.models.statistics(model.name, model.version).measure() as measured:
             timeout_s = requested_timeout_s(request.parameters, remaining_s)
-            made = oip_text.stream_text(model, request, timeout_s, self.tracer, measured)
+            made = oip_text.stream_text(
+                model, request, timeout_s, self.tracer, measured, session=session
+            )
             async with aclosing(made) as responses:
                 async for response in responses:
                     yield response

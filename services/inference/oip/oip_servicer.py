@@ -26,6 +26,7 @@ from services.inference.models.table import LoadedModel, ModelTable
 from services.inference.oip.answer import Answering, signature_of
 from services.inference.oip.description import model_config, model_metadata
 from services.inference.oip.repository_servicer import RepositoryServicer
+from services.inference.session import session_of
 
 
 class OipServicer(RepositoryServicer, OipMethods):
@@ -92,7 +93,9 @@ class OipServicer(RepositoryServicer, OipMethods):
     ) -> oip.ModelInferResponse:
         """Runs the model."""
         model = self._resolve(request.model_name, request.model_version, context)
-        response = await self._answering.whole(model, request, remaining_s(context))
+        response = await self._answering.whole(
+            model, request, remaining_s(context), session_of(context)
+        )
         await self._send_receipt(model, context)
         return response
 
@@ -107,7 +110,7 @@ class OipServicer(RepositoryServicer, OipMethods):
             request: oip.ModelInferRequest,
         ) -> AsyncGenerator[oip.ModelInferResponse, None]:
             model = self._resolve(request.model_name, request.model_version, context)
-            made = self._answering.pieces(model, request, remaining_s(context))
+            made = self._answering.pieces(model, request, remaining_s(context), session_of(context))
             async with aclosing(made) as responses:
                 async for response in responses:
                     yield response

@@ -48,11 +48,13 @@ async def answer_text(
     timeout_s: float | None,
     tracer: Tracer,
     measured: Measurement,
+    *,
+    session: str | None,
 ) -> ModelInferResponse:
     """The whole continuation in one response."""
     parts: list[str] = []
     responses = TextResponses(request, model.name, str(model.version))
-    async with contextlib.aclosing(_generate(model, request, timeout_s, tracer)) as events:
+    async with contextlib.aclosing(_generate(model, request, timeout_s, session, tracer)) as events:
         async for event in events:
             if isinstance(event, Delta):
                 parts.append(event.text)
@@ -69,10 +71,12 @@ async def stream_text(
     timeout_s: float | None,
     tracer: Tracer,
     measured: Measurement,
+    *,
+    session: str | None,
 ) -> AsyncGenerator[ModelInferResponse, None]:
     """A response per piece of the continuation, and the final one."""
     responses = TextResponses(request, model.name, str(model.version))
-    async with contextlib.aclosing(_generate(model, request, timeout_s, tracer)) as events:
+    async with contextlib.aclosing(_generate(model, request, timeout_s, session, tracer)) as events:
         async for event in events:
             if isinstance(event, Delta) and event.text:
                 yield responses.piece(event.text)
@@ -81,7 +85,9 @@ async def stream_text(
                 yield responses.final(_facts(event))
 
 
-def make_generation_request(asked: TextRequest, timeout_s: float | None) -> GenerationRequest:
+def make_generation_request(
+    asked: TextRequest, timeout_s: float | None, session: str | None = None
+) -> GenerationRequest:
     """The generation that a request asks for."""
     return GenerationRequest(
         prompt=asked.prompt,
@@ -90,6 +96,7 @@ def make_generation_request(asked: TextRequest, timeout_s: float | None) -> Gene
         stop=asked.stop,
         sampling=SamplingRequest(**asked.sampling),  # type: ignore[arg-type]  # names are checked
         timeout_s=timeout_s,
+        session=session,
     )
 
 
@@ -97,10 +104,11 @@ async def _generate(
     model: LoadedLanguageModel,
     request: ModelInferRequest,
     timeout_s: float | None,
+    session: str | None,
     tracer: Tracer,
 ) -> Events:
     """The events of the generation, with a span for each phase."""
-    asked = make_generation_request(read_text_request(request), timeout_s)
+    asked = make_generation_request(read_text_request(request), timeout_s, session)
     with contextlib.closing(PhaseSpans(tracer)) as spans:
         async with contextlib.aclosing(model.generate(asked)) as events:
             async for event in events:
