@@ -15,6 +15,8 @@ from typing import Any
 
 from opentelemetry import trace
 
+LEVELS = ("debug", "info", "warning", "error")
+
 _FIELDS = "fields"
 
 
@@ -64,6 +66,11 @@ def configure_logs(level: str, **fields: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(fields))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    set_log_level(level)
+
+
+def set_log_level(level: str) -> None:
+    """Has this process log from a level on: one of `LEVELS`."""
     for package in ("mesh", "services"):  # libraries stay at warnings
         logging.getLogger(package).setLevel(level.upper())
 

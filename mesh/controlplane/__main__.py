@@ -15,6 +15,7 @@ from mesh.controlplane.observe import run_observation
 from mesh.controlplane.publish import Publisher
 from mesh.controlplane.topology import ControlplaneSettings, Endpoint
 from mesh.lifecycle import run, settings_or_exit
+from mesh.log_level import following_log_level
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
 
@@ -53,7 +54,10 @@ async def _serve(settings: ControlplaneSettings, stop: asyncio.Event) -> None:
             address = Endpoint.parse(settings.controlplane_listen).host
             meta = {"metrics_port": str(telemetry.metrics_port)}
             instance = Instance(owner, NAME, address, server.port, meta=meta)
-            async with catalog.registered(instance):
+            async with (
+                catalog.registered(instance),
+                following_log_level(catalog, settings.log_level),
+            ):
                 await stop.wait()
             for task in work:
                 task.cancel()

@@ -7,6 +7,7 @@ from secrets import token_hex
 
 from mesh.catalog import Catalog, Instance
 from mesh.lifecycle import run, settings_or_exit
+from mesh.log_level import following_log_level
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
 from services.config.board import Board
@@ -38,7 +39,10 @@ async def _serve(settings: ConfigSettings, stop: asyncio.Event) -> None:
                 host = settings.listen.rpartition(":")[0]
                 meta = {"metrics_port": str(telemetry.metrics_port)}
                 instance = Instance(instance_id, NAME, host, server.port, meta=meta)
-                async with catalog.registered(instance):
+                async with (
+                    catalog.registered(instance),
+                    following_log_level(catalog, settings.log_level),
+                ):
                     await stop.wait()
 
 

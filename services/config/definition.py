@@ -85,6 +85,13 @@ def make_definitions() -> Definitions:
             "Share of the traces begun at the edge that are recorded.",
         ),
         Definition(
+            "logging.level",
+            TypeAdapter(Literal["debug", "info", "warning", "error"]),
+            "info",
+            "The least severe events that every process of the mesh logs; until it is set, each "
+            "process logs at the level that it was started with.",
+        ),
+        Definition(
             "placement.grace_s",
             TypeAdapter(Annotated[float, Field(strict=True, ge=0, le=3600, allow_inf_nan=False)]),
             30.0,

@@ -130,18 +130,6 @@ class Dataplane:
         ready = [state for state in states if state.is_ready]
         return await self.fleet.read(ready, self.watch.now.holders)
 
-    def index(self, *, ready_only: bool) -> oip.RepositoryIndexResponse:
-        """Every deployed version with its state."""
-        states = self.watch.now.all_states()
-        entries = (
-            oip.RepositoryIndexResponse.ModelIndex(
-                name=state.model, version=str(state.version), state=state.state, reason=state.reason
-            )
-            for state in states
-            if state.is_ready or not ready_only
-        )
-        return oip.RepositoryIndexResponse(models=entries)
-
     def _hop(self, reference: ModelReference, caller: Caller, affinity: str | None = None) -> Hop:
         return Hop(
             model=reference,

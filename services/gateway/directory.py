@@ -35,14 +35,15 @@ class VersionState:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The deployments by model, and how many nodes are up.
+    """The deployments by model, and the nodes.
 
-    `holders` are the addresses of the nodes that have a version (`minilm@3`) ready.
+    `nodes` are the addresses of all that are up, by name; `holders` those of the nodes that have a
+    version (`minilm@3`) ready.
     """
 
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     holders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    node_count: int = 0
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ready(self) -> frozenset[str]:
@@ -91,7 +92,7 @@ class Directory:
     def _state(self, model: str, version: int) -> VersionState:
         if f"{model}@{version}" in self.holders:
             return VersionState(model, version, "READY", "")
-        if not self.node_count:
+        if not self.nodes:
             return VersionState(model, version, "UNAVAILABLE", "no inference node is up")
         return VersionState(model, version, "LOADING", "no node has it ready yet")
 

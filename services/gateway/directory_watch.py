@@ -41,11 +41,12 @@ class DirectoryWatch:
         holders = defaultdict[str, list[str]](list)
         for instance in instances:
             for version in instance.tags:
-                holders[version].append(f"{instance.address}:{instance.port}")
+                holders[version].append(_address(instance))
         if holders.keys() != self.now.holders.keys():
             _log.info("ready versions changed", ready=sorted(holders), nodes=len(instances))
         addresses = {version: tuple(nodes) for version, nodes in holders.items()}
-        self.now = replace(self.now, holders=addresses, node_count=len(instances))
+        nodes = {each.meta.get("node", each.id): _address(each) for each in instances}
+        self.now = replace(self.now, holders=addresses, nodes=nodes)
 
     def _read(self, key: str, entry: KvEntry) -> Deployment | None:
         try:
@@ -53,6 +54,10 @@ class DirectoryWatch:
         except ValueError as error:
             _log.error("deployment cannot be read", key=key, error=str(error))
             return self.now.deployments.get(key.removeprefix(DEPLOYMENTS_PREFIX))
+
+
+def _address(instance: Instance) -> str:
+    return f"{instance.address}:{instance.port}"
 
 
 @asynccontextmanager

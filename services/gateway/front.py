@@ -18,18 +18,23 @@ from mesh.server import ServiceBinding
 from mesh.telemetry import Telemetry
 from services.gateway.dataplane import Dataplane
 from services.gateway.directory_watch import DirectoryWatch
+from services.gateway.fleet import Fleet
 from services.gateway.generation import TextGeneration
 from services.gateway.http.app import Protocol, build_app
 from services.gateway.http.exchange import Routes
+from services.gateway.live_settings import LiveSettings
 from services.gateway.node_client import NodeClient
+from services.gateway.oip.administration_rest import AdministrationRest
 from services.gateway.oip.rest import OipRest
 from services.gateway.oip.rest import render_error as render_oip_error
+from services.gateway.oip.setting import ServerSettings
 from services.gateway.oip_servicer import SERVICE, OipServicer
 from services.gateway.openai.embedding import EmbeddingRest
 from services.gateway.openai.error import render_error as render_openai_error
 from services.gateway.openai.model_list import ModelListRest
 from services.gateway.openai.rest import openai_routes
 from services.gateway.openai.text import TextRest
+from services.gateway.repository import FleetRepository
 from services.gateway.settings import GatewaySettings
 from services.gateway.statistics import FleetStatistics
 from services.gateway.text_inference import TextInference
@@ -51,15 +56,19 @@ def make_front(
 ) -> Front:
     """The whole gateway but for its listeners."""
     nodes = NodeClient(channel)
-    fleet = FleetStatistics(partial(open_channel, telemetry=telemetry))
+    fleet = Fleet(partial(open_channel, telemetry=telemetry))
+    statistics = FleetStatistics(fleet)
     generation = TextGeneration(watch, nodes, settings.generate_timeout_s, settings.resume_attempts)
     texts = TextInference(generation)
-    dataplane = Dataplane(watch, nodes, fleet, texts, _version(), settings.infer_timeout_s)
-    binding = ServiceBinding(
-        SERVICE, add_GRPCInferenceServiceServicer_to_server, OipServicer(dataplane)
-    )
+    dataplane = Dataplane(watch, nodes, statistics, texts, _version(), settings.infer_timeout_s)
+    repository = FleetRepository(watch, fleet, dataplane.is_ready)
+    server_settings = ServerSettings(LiveSettings(channel))
+    servicer = OipServicer(dataplane, repository, server_settings)
+    binding = ServiceBinding(SERVICE, add_GRPCInferenceServiceServicer_to_server, servicer)
+    administration = AdministrationRest(repository, server_settings)
+    oip_routes = (*administration.routes(), *OipRest(dataplane).routes())
     protocols = (
-        Protocol("/v2", OipRest(dataplane).routes(), render_oip_error),
+        Protocol("/v2", oip_routes, render_oip_error),
         Protocol("/v1", _openai(watch, nodes, generation, settings), render_openai_error),
     )
     app = build_app(protocols, telemetry, max_body_bytes=settings.max_body_bytes)

@@ -21,14 +21,20 @@ from mesh.pb import inference_pb2 as oip
 from services.gateway.caller import Caller, caller_from_metadata
 from services.gateway.dataplane import Dataplane
 from services.gateway.node_client import Answer
+from services.gateway.oip.administration_servicer import AdministrationServicer
+from services.gateway.oip.setting import ServerSettings
+from services.gateway.repository import FleetRepository
 
 M = TypeVar("M")
 
 
-class OipServicer(OipMethods):
+class OipServicer(AdministrationServicer, OipMethods):
     """Serves `inference.GRPCInferenceService`."""
 
-    def __init__(self, dataplane: Dataplane) -> None:
+    def __init__(
+        self, dataplane: Dataplane, repository: FleetRepository, settings: ServerSettings
+    ) -> None:
+        super().__init__(repository, settings)
         self._dataplane = dataplane
 
     async def ServerLive(
@@ -108,13 +114,6 @@ class OipServicer(OipMethods):
         """Counts and durations over all nodes."""
         del context
         return await self._dataplane.statistics(request.name, request.version)
-
-    async def RepositoryIndex(
-        self, request: oip.RepositoryIndexRequest, context: grpc.aio.ServicerContext
-    ) -> oip.RepositoryIndexResponse:
-        """Every deployed version with its state."""
-        del context
-        return self._dataplane.index(ready_only=request.ready)
 
 
 def describe_server() -> oip.ServerMetadataResponse:

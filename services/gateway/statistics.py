@@ -7,24 +7,19 @@ fail: a sum without it would look like work undone.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from mesh.errors import Unavailable, error_from_rpc
 from mesh.pb import inference_pb2 as oip
 from mesh.pb import inference_pb2_grpc
 from services.gateway.directory import VersionState
+from services.gateway.fleet import Fleet, answers_of
 
 TIMEOUT_S = 5.0
 """A node answers from memory; one that computes hard may need a moment to come to it."""
-
-Dial = Callable[[str], AbstractAsyncContextManager[grpc.aio.Channel]]
-"""Opens a channel to an address."""
 
 Version = tuple[str, str]
 
@@ -33,7 +28,7 @@ Version = tuple[str, str]
 class FleetStatistics:
     """Asks the nodes."""
 
-    dial: Dial
+    fleet: Fleet
 
     async def read(
         self, versions: Iterable[VersionState], holders: Mapping[str, Iterable[str]]
@@ -42,29 +37,18 @@ class FleetStatistics:
         wanted = {(each.model, str(each.version)) for each in versions}
         names = (f"{model}@{version}" for model, version in wanted)
         nodes = sorted({address for name in names for address in holders.get(name, ())})
-        counts = (each for answer in await self._ask_all(nodes) for each in answer.model_stats)
+        replies = await self.fleet.ask({address: address for address in nodes}, _ask)
+        counts = (each for answer in answers_of(replies) for each in answer.model_stats)
         meant = (each for each in counts if (each.name, each.version) in wanted)
         return oip.ModelStatisticsResponse(model_stats=add_up(meant))
 
-    async def _ask_all(self, nodes: Iterable[str]) -> list[oip.ModelStatisticsResponse]:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                asking = [tasks.create_task(self._ask(address)) for address in nodes]
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-        return [task.result() for task in asking]
 
-    async def _ask(self, address: str) -> oip.ModelStatisticsResponse:
-        async with self.dial(address) as channel:
-            stub: Any = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-            try:
-                answer: oip.ModelStatisticsResponse = await stub.ModelStatistics(
-                    oip.ModelStatisticsRequest(), timeout=TIMEOUT_S
-                )
-            except grpc.aio.AioRpcError as error:
-                why = error_from_rpc(error).message
-                raise Unavailable(f"the node at {address} does not answer: {why}") from error
-        return answer
+async def _ask(channel: grpc.aio.Channel) -> oip.ModelStatisticsResponse:
+    stub: Any = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    answer: oip.ModelStatisticsResponse = await stub.ModelStatistics(
+        oip.ModelStatisticsRequest(), timeout=TIMEOUT_S
+    )
+    return answer
 
 
 def add_up(counts: Iterable[oip.ModelStatistics]) -> list[oip.ModelStatistics]:

@@ -9,6 +9,7 @@ from functools import partial
 from mesh.catalog import Catalog, Instance
 from mesh.deployment import PLACEMENTS_PREFIX
 from mesh.lifecycle import run, settings_or_exit
+from mesh.log_level import following_log_level
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
 from services.inference.bindings import make_bindings
@@ -46,7 +47,10 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             }
             host = settings.listen.rpartition(":")[0]
             instance = Instance(owner, NAME, host, server.port, meta=meta)
-            async with catalog.registered(instance) as registration:
+            async with (
+                catalog.registered(instance) as registration,
+                following_log_level(catalog, settings.log_level),
+            ):
                 make_lifetime = partial(
                     VersionLifetime,
                     table=table,

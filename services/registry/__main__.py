@@ -7,6 +7,7 @@ import secrets
 
 from mesh.catalog import Catalog, Instance
 from mesh.lifecycle import run, settings_or_exit
+from mesh.log_level import following_log_level
 from mesh.server import serve
 from mesh.store import ArtefactStore
 from mesh.telemetry import open_telemetry
@@ -44,7 +45,10 @@ async def _serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
                 host = settings.listen.rpartition(":")[0]
                 meta = {"metrics_port": str(telemetry.metrics_port)}
                 instance = Instance(instance_id, NAME, host, server.port, meta=meta)
-                async with catalog.registered(instance):
+                async with (
+                    catalog.registered(instance),
+                    following_log_level(catalog, settings.log_level),
+                ):
                     await stop.wait()
 
 

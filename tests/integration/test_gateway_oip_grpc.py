@@ -188,7 +188,7 @@ async def test_statistics_without_one_of_the_nodes_are_refused(rig: Rig, client)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
 
 
-@pytest.mark.parametrize("method", ["get_trace_settings", "get_log_settings"])
+@pytest.mark.parametrize("method", ["get_cuda_shared_memory_status"])
 async def test_what_is_not_offered_says_so(client, method: str) -> None:
     with pytest.raises(InferenceServerException, match="not offered") as caught:
         await getattr(client, method)()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from mesh.controlplane.resources import cluster
 from mesh.controlplane.resources.route import (
     AFFINITY,
+    CONFIG_PATHS,
     MODEL,
     VERSION,
     previous_hosts,
@@ -27,7 +28,7 @@ def edge_routes() -> Spec:
     """All routes of the edge listener."""
     routes = [
         _grpc("/ringmesh.registry.v1.Registry/", cluster.REGISTRY),
-        _grpc("/ringmesh.config.v1.Config/", cluster.CONFIG),
+        _grpc(CONFIG_PATHS, cluster.CONFIG),
         _grpc("/", cluster.GATEWAY_GRPC),
         {"name": "http", "match": {"prefix": "/"}, "route": _to(cluster.GATEWAY_HTTP)},
     ]

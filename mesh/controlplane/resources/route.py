@@ -16,6 +16,7 @@ import base64
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mesh.controlplane.resources.cluster import CONFIG
 from mesh.controlplane.xds.messages import Spec, typed
 from mesh.deployment import Deployment
 from mesh.errors import DETAILS_KEY, ModelNotFound, error_to_status
@@ -41,6 +42,7 @@ RETRY_ON = (
 )
 QUESTION_TRY = "5s"
 """Long: a node that computes hard answers late, and a try given up counts against it."""
+CONFIG_PATHS = "/ringmesh.config.v1.Config/"
 REPLAY_BYTES = 64 * 1024 * 1024
 """Requests up to the largest message are kept until a node has answered, to be sent to another."""
 
@@ -56,8 +58,17 @@ def mesh_routes(deployments: Iterable[Deployment]) -> Spec:
         for reference, shares in _references(deployment)
         for rule in _rules(deployment.model, reference, shares)
     ]
-    host = {"name": "models", "domains": ["*"], "routes": [*routes, _unknown_model()]}
+    host = {"name": "models", "domains": ["*"], "routes": [*routes, _config(), _unknown_model()]}
     return {"name": MESH_ROUTES, "validate_clusters": False, "virtual_hosts": [host]}
+
+
+def _config() -> Spec:
+    """The config service, for a gateway that is asked to change settings."""
+    return {
+        "name": CONFIG_PATHS,
+        "match": {"prefix": CONFIG_PATHS, "grpc": {}},
+        "route": {"cluster": CONFIG, **unlimited()},
+    }
 
 
 def cluster_name(model: str, version: int) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 from starlette.responses import Response
 
-from mesh.errors import InvalidArgument, ModelNotReady, RingmeshError, error_http_status
+from mesh.errors import ModelNotReady, RingmeshError, error_http_status
 from mesh.pb import inference_pb2 as oip
 from services.gateway.dataplane import Dataplane
 from services.gateway.http.compression import accepted_encoding, compress
 from services.gateway.http.exchange import Exchange, Routes
-from services.gateway.http.json import json_response, parse_json
+from services.gateway.http.json import json_response
 from services.gateway.node_client import Answer
 from services.gateway.oip.config_json import message_to_json
 from services.gateway.oip.generate_rest import GenerateRest
@@ -38,7 +38,6 @@ class OipRest:
             ("GET", "/v2/", self.server_metadata),
             ("GET", "/v2/health/live", self.live),
             ("GET", "/v2/health/ready", self.live),
-            ("POST", "/v2/repository/index", self.index),
             ("GET", "/v2/models/stats", self.statistics),
             *self._model_routes(MODEL),
             *self._model_routes(VERSION),
@@ -85,14 +84,6 @@ class OipRest:
         """Counts and durations over all nodes."""
         name, version = exchange.path.get("model", ""), exchange.path.get("version", "")
         return json_response(message_to_json(await self.dataplane.statistics(name, version)))
-
-    async def index(self, exchange: Exchange) -> Response:
-        """Every deployed version with its state."""
-        asked = parse_json(exchange.body) if exchange.body.strip() else {}
-        if not isinstance(asked, dict):
-            raise InvalidArgument("the body must be a JSON object", field="body")
-        index = self.dataplane.index(ready_only=asked.get("ready") is True)
-        return json_response([message_to_json(model) for model in index.models])
 
     async def infer(self, exchange: Exchange) -> Response:
         """Runs a model."""

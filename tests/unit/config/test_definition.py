@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.catalog import KvEntry
 from mesh.controlplane.tuning import SETTINGS_PREFIX, Tuning, _known, read_tuning
 from mesh.errors import InvalidArgument, NotFound
+from mesh.log_level import LOG_LEVEL_KEY, read_level
+from mesh.logs import LEVELS
 from services.config.definition import constraint_words, find_definition, make_definitions
 from services.config.revision import VALUES_PREFIX, Revision
 
 DEFINITIONS = make_definitions()
+LOG_LEVEL = "logging.level"
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
@@ -87,15 +91,23 @@ def test_a_value_is_read_back_as_it_was_or_refused(key: str, value: object) -> N
     assert definition.read(json.dumps(read)) == read == value
 
 
+def test_every_process_takes_whatever_log_level_can_be_set() -> None:
+    assert LOG_LEVEL_KEY == VALUES_PREFIX + LOG_LEVEL
+    for level in LEVELS:
+        assert DEFINITIONS[LOG_LEVEL].read(json.dumps(level)) == level
+        stored = Revision(value=level, revision=1).to_json()
+        assert read_level(KvEntry(stored, 1)) == level
+
+
 def test_the_control_plane_reads_exactly_what_can_be_set() -> None:
     assert VALUES_PREFIX == SETTINGS_PREFIX
     fields = {key: setting.field for key, setting in _known().items()}
-    assert fields.keys() == DEFINITIONS.keys()
+    assert fields.keys() == DEFINITIONS.keys() - {LOG_LEVEL}
     for key, field in fields.items():
         assert getattr(Tuning(), field) == DEFINITIONS[key].default
 
 
-@pytest.mark.parametrize("key", DEFINITIONS)
+@pytest.mark.parametrize("key", [key for key in DEFINITIONS if key != LOG_LEVEL])
 @given(value=near_the_bounds)
 def test_the_control_plane_takes_whatever_can_be_set(key: str, value: object) -> None:
     try:

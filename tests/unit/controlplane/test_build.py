@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mesh.catalog import Instance
 from mesh.controlplane.build import World, build
 from mesh.controlplane.consistency import find_problems
+from mesh.controlplane.resources.route import CONFIG_PATHS
 from mesh.controlplane.snapshot import ResourceType, Snapshot
 from mesh.controlplane.tuning import Tuning
 from tests.unit.controlplane.documents import TOPOLOGY, deployment, world
@@ -79,7 +80,7 @@ def test_references_lead_to_versions_and_say_which() -> None:
     assert shares(found["m"][0]) == {"m@1": (90, "1"), "m@2": (10, "2")}
     assert shares(found["m@2"][0]) == {"m@2": (1, "2")}
     assert shares(found["m@champion"][0]) == {"m@1": (1, "1")}
-    assert [*found] == ["m", "m@1", "m@2", "m@3", "m@champion", "unknown model"]
+    assert [*found] == ["m", "m@1", "m@2", "m@3", "m@champion", CONFIG_PATHS, "unknown model"]
 
 
 def test_only_questions_are_given_up_and_asked_elsewhere() -> None:

@@ -29,7 +29,8 @@ def deployment(model: str = "m", weights: dict[int, int] | None = None, **aliase
 
 def directory(*ready: str, nodes: int = 1, **models: Deployment) -> Directory:
     models = models or {"m": deployment(weights={1: 90, 2: 10}, champion=1, next=3)}
-    return Directory(models, dict.fromkeys(ready, ("127.0.0.1:1",)), nodes)
+    addresses = {f"node-{n}": "127.0.0.1:1" for n in range(nodes)}
+    return Directory(models, dict.fromkeys(ready, ("127.0.0.1:1",)), addresses)
 
 
 def outcome(view: Directory, text: str) -> str:

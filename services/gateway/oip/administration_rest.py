@@ -1,0 +1,107 @@
+"""The REST routes that concern the server and its models rather than an inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from mesh.errors import InvalidArgument
+from mesh.pb import inference_pb2 as oip
+from services.gateway.http.exchange import Exchange, Handler, Routes
+from services.gateway.http.json import json_response, parse_json
+from services.gateway.oip.config_json import message_to_json
+from services.gateway.oip.setting import ServerSettings
+from services.gateway.repository import FleetRepository, NodeState
+
+
+@dataclass(frozen=True, slots=True)
+class AdministrationRest:
+    """The handlers; `routes` lists them with their method and path."""
+
+    repository: FleetRepository
+    settings: ServerSettings
+
+    def routes(self) -> Routes:
+        """Method, path and handler of every route."""
+        return (
+            *self._repository_routes("/v2/repository"),
+            *self._repository_routes("/v2/repository/{repository}"),
+            *_both("/v2/trace/setting", self.trace),
+            *_both("/v2/models/{model}/trace/setting", self.trace),
+            *_both("/v2/logging", self.log),
+        )
+
+    def _repository_routes(self, prefix: str) -> Routes:
+        return (
+            ("POST", f"{prefix}/index", self.index),
+            ("POST", f"{prefix}/models/{{model}}/load", self.load),
+            ("POST", f"{prefix}/models/{{model}}/unload", self.unload),
+        )
+
+    async def index(self, exchange: Exchange) -> Response:
+        """Every deployed version with its state."""
+        asked = _object(exchange)
+        index = await self.repository.index(ready_only=asked.get("ready") is True)
+        return json_response([message_to_json(model) for model in index.models])
+
+    async def load(self, exchange: Exchange) -> Response:
+        """Loads what was unloaded by hand, on every node; answers with each node's state."""
+        request = oip.RepositoryModelLoadRequest()
+        _fill(request, exchange)
+        return _told(await self.repository.load(request, exchange.caller))
+
+    async def unload(self, exchange: Exchange) -> Response:
+        """Takes a model out of service on every node; answers with each node's state."""
+        request = oip.RepositoryModelUnloadRequest()
+        _fill(request, exchange)
+        return _told(await self.repository.unload(request, exchange.caller))
+
+    async def trace(self, exchange: Exchange) -> Response:
+        """Which traces are recorded."""
+        changes = {name: _texts(name, value) for name, value in _object(exchange).items()}
+        shown = await self.settings.trace(changes, exchange.path.get("model", ""))
+        flat = {name: values[0] for name, values in shown.items()}
+        return json_response({**flat, "trace_level": list(shown["trace_level"])})
+
+    async def log(self, exchange: Exchange) -> Response:
+        """What is logged."""
+        return json_response(await self.settings.log(_object(exchange)))
+
+
+def _both(path: str, handler: Handler) -> Routes:
+    """Read with GET, changed with POST."""
+    return (("GET", path, handler), ("POST", path, handler))
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """A trace setting's values; null clears it."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(each, str | int) for each in values):
+        raise InvalidArgument(f"{name[:80]}: must be a string or a list of strings", field=name)
+    return tuple(str(each) for each in values)
+
+
+def _object(exchange: Exchange) -> dict[str, Any]:
+    """The body: a JSON object, or nothing."""
+    asked = parse_json(exchange.body) if exchange.body.strip() else {}
+    if not isinstance(asked, dict):
+        raise InvalidArgument("the body must be a JSON object", field="body")
+    return asked
+
+
+def _fill(request: Any, exchange: Exchange) -> None:
+    """Reads model, repository and parameters; a parameter's name decides its fate."""
+    request.model_name = exchange.path["model"]
+    request.repository_name = exchange.path.get("repository", "")
+    parameters = _object(exchange).get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidArgument("parameters: must be a JSON object", field="parameters")
+    for name in parameters:
+        request.parameters[name].SetInParent()
+
+
+def _told(states: Iterable[NodeState]) -> Response:
+    return json_response({"nodes": [asdict(state) for state in states]})

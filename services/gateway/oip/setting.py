@@ -1,0 +1,51 @@
+"""Triton's trace and log settings, read from and written to the mesh's live settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.errors import Unimplemented
+from services.gateway.live_settings import LiveSettings
+from services.gateway.oip.log_setting import Value, change_log, show_log
+from services.gateway.oip.trace_setting import Settings, change_trace, show_trace
+
+SAMPLE_RATIO = "tracing.sample_ratio"
+LOG_LEVEL = "logging.level"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What can be seen and changed of a running server."""
+
+    live: LiveSettings
+
+    async def trace(self, changes: Settings, model: str = "") -> Settings:
+        """The trace settings after the changes; the same for every model.
+
+        Raises:
+            Unimplemented: a change for one model alone, or of what cannot change.
+            InvalidArgument: no such setting, or a value that it cannot have.
+        """
+        ratio, default = await self.live.read(SAMPLE_RATIO)
+        if not changes:
+            return show_trace(ratio)
+        if model:
+            raise Unimplemented("model_name: traces are set for all models together")
+        wanted = change_trace(changes, ratio, default)
+        if wanted != ratio:
+            await self.live.write(SAMPLE_RATIO, wanted)
+        return show_trace(wanted)
+
+    async def log(self, changes: Mapping[str, Value]) -> Mapping[str, Value]:
+        """The log settings after the changes.
+
+        Raises:
+            Unimplemented: a change of what cannot change.
+            InvalidArgument: no such setting, or a value that it cannot have.
+        """
+        level, _ = await self.live.read(LOG_LEVEL)
+        wanted = change_log(changes, level) if changes else level
+        if wanted != level:
+            await self.live.write(LOG_LEVEL, wanted)
+        return show_log(wanted)

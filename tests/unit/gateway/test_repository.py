@@ -1,0 +1,36 @@
+"""The states of several nodes, as one entry of the repository's index."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.gateway.directory import VersionState
+from services.gateway.repository import NodeState, combine
+
+DEPLOYED = VersionState("m", 1, "LOADING", "no node has it ready yet")
+
+
+def on(node: str, state: str, reason: str = "", version: str = "1") -> NodeState:
+    return NodeState(node, "m", version, state, reason)
+
+
+@pytest.mark.parametrize(
+    ("states", "state", "reason"),
+    [
+        ([], "LOADING", "no node has it ready yet"),
+        ([on("a", "READY", version="2")], "LOADING", "no node has it ready yet"),
+        ([on("a", "READY"), on("b", "READY")], "READY", ""),
+        ([on("a", "LOADING"), on("b", "READY")], "READY", "a LOADING; b READY"),
+        (
+            [on("a", "UNAVAILABLE", "unloaded by hand"), on("b", "UNLOADING", "finishing")],
+            "UNLOADING",
+            "a UNAVAILABLE: unloaded by hand; b UNLOADING: finishing",
+        ),
+    ],
+)
+def test_the_best_state_counts_and_the_reason_tells_the_nodes_apart(
+    states: list[NodeState], state: str, reason: str
+) -> None:
+    entry = combine(DEPLOYED, states)
+    assert (entry.name, entry.version) == ("m", "1")
+    assert (entry.state, entry.reason) == (state, reason)
