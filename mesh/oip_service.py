@@ -48,7 +48,7 @@ _BY_METHODS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-INFER_EXTENSIONS: Final = ("parameters",)
+INFER_EXTENSIONS: Final = ("classification", "parameters")
 """What ModelInfer does beyond the protocol, wherever it is asked."""
 REST_EXTENSIONS: Final = ("binary_tensor_data",)
 """What comes with REST."""

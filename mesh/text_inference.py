@@ -98,9 +98,10 @@ def read_text_request(request: ModelInferRequest) -> TextRequest:
         where = f"outputs.{output.name}"
         if output.name != TEXT_OUTPUT:
             raise refuse(where, f"there is no such output; known is {TEXT_OUTPUT}")
-        for parameter in ("shared_memory_region", "classification"):
-            if parameter in output.parameters:
-                raise Unimplemented(f"{where}: {parameter} is not offered")
+        if "classification" in output.parameters:
+            raise refuse(f"{where}.parameters.classification", "needs numbers, and this is text")
+        if "shared_memory_region" in output.parameters:
+            raise Unimplemented(f"{where}: shared_memory_region is not offered")
     given = {
         name: _read(name, parameter)
         for name, parameter in request.parameters.items()

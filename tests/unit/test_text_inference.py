@@ -114,12 +114,19 @@ def test_inputs_beyond_the_text_are_named() -> None:
         read_text_request(request)
 
 
-@pytest.mark.parametrize("parameter", ["shared_memory_region", "classification"])
-def test_what_is_not_offered_for_outputs_says_so(parameter: str) -> None:
+def test_shared_memory_for_an_output_is_refused_by_name() -> None:
     request = make()
-    request.outputs.add(name="text_output").parameters[parameter].int64_param = 3
-    with pytest.raises(Unimplemented, match=parameter):
+    request.outputs.add(name="text_output").parameters["shared_memory_region"].string_param = "r"
+    with pytest.raises(Unimplemented, match="shared_memory_region"):
         read_text_request(request)
+
+
+def test_a_text_has_no_classes() -> None:
+    request = make()
+    request.outputs.add(name="text_output").parameters["classification"].int64_param = 3
+    with pytest.raises(InvalidArgument, match="needs numbers") as refused:
+        read_text_request(request)
+    assert refused.value.field == "outputs.text_output.parameters.classification"
 
 
 @pytest.mark.parametrize("wants_empty", [False, True])

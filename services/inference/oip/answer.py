@@ -7,6 +7,7 @@ form that stock clients read.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
@@ -26,7 +27,11 @@ from services.inference.models.table import LoadedModel, ModelTable
 from services.inference.models.tensor_model import Signature, TensorModel
 from services.inference.models.timing import Timing
 from services.inference.oip import text as oip_text
-from services.inference.oip.request import check_inputs, requested_outputs
+from services.inference.oip.classification import classify
+from services.inference.oip.request import WantedOutput, check_inputs, requested_outputs
+
+_LONG_RANKING_BYTES = 256 * 1024
+"""A larger output is ranked beside the event loop, which it would hold up for milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ class Answering:
         wanted = requested_outputs(request, tensors, signature)
         answer = await model.infer(tensors, terms)
         self._draw(answer.timing)
-        response = make_response(request.id, model, _chosen(answer.outputs, wanted), answer.counts)
+        outputs = await _render(answer.outputs, wanted)
+        response = make_response(request.id, model, outputs, answer.counts)
         measured.succeed(answer.timing)
         return response
 
@@ -139,6 +145,14 @@ def make_response(
     return response
 
 
-def _chosen(outputs: Iterable[Tensor], wanted: Iterable[str]) -> list[Tensor]:
+async def _render(outputs: Iterable[Tensor], wanted: Iterable[WantedOutput]) -> list[Tensor]:
     by_name = {tensor.name: tensor for tensor in outputs}
-    return [by_name[name] for name in wanted]
+    return [await _form(by_name[each.name], each) for each in wanted]
+
+
+async def _form(tensor: Tensor, wanted: WantedOutput) -> Tensor:
+    if not wanted.classes:
+        return tensor
+    if len(tensor.raw) < _LONG_RANKING_BYTES:
+        return classify(tensor, wanted.classes, wanted.labels)
+    return await asyncio.to_thread(classify, tensor, wanted.classes, wanted.labels)

@@ -6,12 +6,23 @@ is wrong is named, in the words that the caller used for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from mesh.errors import InvalidArgument, Unimplemented
 from mesh.pb.inference_pb2 import ModelInferRequest
 from mesh.tensor import Tensor
 from services.inference.models.tensor_model import Signature, TensorSpec
+from services.inference.oip.classification import PARAMETER, check_ranks, requested_classes
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """An output to answer with: the tensor itself, or its `classes` largest values."""
+
+    name: str
+    classes: int = 0
+    labels: tuple[str, ...] = ()
 
 
 def check_inputs(tensors: Sequence[Tensor], signature: Signature, model: str) -> None:
@@ -32,22 +43,39 @@ def check_inputs(tensors: Sequence[Tensor], signature: Signature, model: str) ->
 
 def requested_outputs(
     request: ModelInferRequest, tensors: Iterable[Tensor], signature: Signature
-) -> tuple[str, ...]:
-    """The names of the outputs to answer with, in the order of the request or of the model."""
-    known = tuple(each.name for each in (tensors if signature.is_open else signature.outputs))
+) -> tuple[WantedOutput, ...]:
+    """The outputs to answer with, in the order of the request or of the model."""
+    known = {each.name: each for each in (_as_given(tensors, signature) or signature.outputs)}
     if not request.outputs:
-        return known
-    names = tuple(output.name for output in request.outputs)
-    for output in request.outputs:
-        field = f"outputs.{output.name}"
-        if output.name not in known:
-            raise _refuse(field, f"there is no such output; known are {', '.join(known)}")
-        if names.count(output.name) > 1:
-            raise _refuse(field, "is asked for more than once")
-        for parameter in ("shared_memory_region", "classification"):
-            if parameter in output.parameters:
-                raise Unimplemented(f"{field}: {parameter} is not offered")
-    return names
+        return tuple(map(WantedOutput, known))
+    names = [output.name for output in request.outputs]
+    return tuple(_wanted(output, names, known) for output in request.outputs)
+
+
+def _as_given(tensors: Iterable[Tensor], signature: Signature) -> list[TensorSpec]:
+    """The outputs of a model that gives back what it gets."""
+    given = tensors if signature.is_open else ()
+    return [TensorSpec(each.name, each.datatype, each.shape) for each in given]
+
+
+def _wanted(
+    output: ModelInferRequest.InferRequestedOutputTensor,
+    names: Sequence[str],
+    known: Mapping[str, TensorSpec],
+) -> WantedOutput:
+    field, spec = f"outputs.{output.name}", known.get(output.name)
+    if spec is None:
+        raise _refuse(field, f"there is no such output; known are {', '.join(known)}")
+    if names.count(output.name) > 1:
+        raise _refuse(field, "is asked for more than once")
+    if "shared_memory_region" in output.parameters:
+        raise Unimplemented(f"{field}: shared_memory_region is not offered")
+    classes = 0
+    if PARAMETER in output.parameters:
+        classes = requested_classes(output.parameters[PARAMETER], field=field)
+    if classes:
+        check_ranks(spec.datatype, field=field)
+    return WantedOutput(output.name, classes, spec.labels)
 
 
 def show_shape(shape: Iterable[int]) -> str:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument, Unimplemented
-from mesh.pb.inference_pb2 import ModelInferRequest
+from mesh.pb.inference_pb2 import InferParameter, ModelInferRequest
 from mesh.tensor import Tensor
 from services.inference.models.tensor_model import Signature, TensorSpec
-from services.inference.oip.request import check_inputs, requested_outputs
+from services.inference.oip.request import WantedOutput, check_inputs, requested_outputs
 
 OPEN = Signature(platform="identity", is_open=True)
 CLOSED = Signature(
@@ -69,11 +69,16 @@ def request(*outputs: str) -> ModelInferRequest:
     return made
 
 
+def names(made: ModelInferRequest, *tensors: Tensor, signature: Signature) -> tuple[str, ...]:
+    return tuple(each.name for each in requested_outputs(made, tensors, signature))
+
+
 def test_outputs_come_as_asked_for_or_all() -> None:
-    assert requested_outputs(request(), (), CLOSED) == ("a", "b")
-    assert requested_outputs(request("b", "a"), (), CLOSED) == ("b", "a")
-    assert requested_outputs(request("b"), (), CLOSED) == ("b",)
-    assert requested_outputs(request(), (TEXT, SCALE), OPEN) == ("text", "scale")
+    assert names(request(), signature=CLOSED) == ("a", "b")
+    assert names(request("b", "a"), signature=CLOSED) == ("b", "a")
+    assert names(request("b"), signature=CLOSED) == ("b",)
+    assert names(request(), TEXT, SCALE, signature=OPEN) == ("text", "scale")
+    assert names(request(), signature=OPEN) == ()
 
 
 @pytest.mark.parametrize("outputs", [("c",), ("a", "a"), ("",)])
@@ -83,9 +88,37 @@ def test_outputs_that_are_not_there_or_twice_are_named(outputs: tuple[str, ...])
     assert refused.value.field == f"outputs.{outputs[-1]}"
 
 
-@pytest.mark.parametrize("parameter", ["shared_memory_region", "classification"])
-def test_what_is_not_offered_for_outputs_says_so(parameter: str) -> None:
+def test_shared_memory_for_an_output_is_refused_by_name() -> None:
     made = request("a")
-    made.outputs[0].parameters[parameter].int64_param = 3
-    with pytest.raises(Unimplemented, match=parameter):
+    made.outputs[0].parameters["shared_memory_region"].string_param = "r"
+    with pytest.raises(Unimplemented, match="shared_memory_region"):
         requested_outputs(made, (), CLOSED)
+
+
+def test_classes_are_wanted_with_the_labels_of_the_output() -> None:
+    signature = Signature(platform="p", outputs=(TensorSpec("a", "FP32", (-1, 2), ("no", "yes")),))
+    made = request("a")
+    made.outputs[0].parameters["classification"].int64_param = 2
+    assert requested_outputs(made, (), signature) == (WantedOutput("a", 2, ("no", "yes")),)
+    made.outputs[0].parameters["classification"].int64_param = 0
+    assert requested_outputs(made, (), signature)[0].classes == 0
+
+
+@pytest.mark.parametrize(
+    "value", [{"int64_param": -1}, {"string_param": "3"}, {"bool_param": True}]
+)
+def test_a_wrong_number_of_classes_is_named(value: dict) -> None:
+    made = request("a")
+    made.outputs[0].parameters["classification"].CopyFrom(InferParameter(**value))
+    with pytest.raises(InvalidArgument, match="number of classes") as refused:
+        requested_outputs(made, (), CLOSED)
+    assert refused.value.field == "outputs.a.parameters.classification"
+
+
+@pytest.mark.parametrize("kind", ["BYTES", "BOOL"])
+def test_only_numbers_have_classes(kind: str) -> None:
+    made = request("x")
+    made.outputs[0].parameters["classification"].int64_param = 1
+    with pytest.raises(InvalidArgument, match=kind) as refused:
+        requested_outputs(made, (tensor("x", kind, 1),), OPEN)
+    assert refused.value.field == "outputs.x.parameters.classification"

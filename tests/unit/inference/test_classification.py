@@ -1,0 +1,92 @@
+"""The largest values of an output: in order, with their places and labels, row by row."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mesh.tensor import DATATYPES, Tensor, encode_raw, float32_to_bf16
+from services.inference.oip.classification import classify
+
+NUMBERS = sorted(set(DATATYPES) - {"BYTES", "BOOL", "BF16"})
+
+
+def tensor_of(array: np.ndarray, datatype: str) -> Tensor:
+    return Tensor("y", datatype, array.shape, encode_raw(array, datatype))
+
+
+def texts(tensor: Tensor) -> list:
+    return np.vectorize(bytes.decode, otypes=[object])(tensor.array()).tolist()
+
+
+def test_the_documented_example() -> None:
+    ranked = classify(tensor_of(np.array([1, 5, 10, 4], "<f4"), "FP32"), 2)
+    assert (ranked.name, ranked.datatype, ranked.shape) == ("y", "BYTES", (2,))
+    assert texts(ranked) == ["10.000000:2", "5.000000:1"]
+
+
+def test_each_row_is_ranked_by_itself_with_labels() -> None:
+    array = np.array([[0.25, 0.75], [0.5, 0.125]], "<f4")
+    ranked = classify(tensor_of(array, "FP32"), 1, ("no", "yes"))
+    assert ranked.shape == (2, 1)
+    assert texts(ranked) == [["0.750000:1:yes"], ["0.500000:0:no"]]
+
+
+def test_labels_are_those_of_the_last_axis_and_may_be_too_few() -> None:
+    array = np.arange(6, dtype="<i4").reshape(1, 2, 3)
+    ranked = classify(tensor_of(array, "INT32"), 3, ("a", "b"))
+    assert texts(ranked) == [["5:5", "4:4:b", "3:3:a"]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "expected"),
+    [
+        ((), 3, (1,)),
+        ((4,), 9, (4,)),
+        ((0,), 2, (0,)),
+        ((0, 3), 2, (0, 2)),
+        ((2, 0), 2, (2, 0)),
+        ((2, 2, 3), 4, (2, 4)),
+        ((3,), 2**62, (3,)),
+    ],
+)
+def test_there_are_never_more_classes_than_values(shape, count: int, expected) -> None:
+    ranked = classify(tensor_of(np.zeros(shape, "<f4"), "FP32"), count)
+    assert ranked.shape == expected
+    assert ranked.array().shape == expected
+
+
+def test_ties_keep_their_order_and_nan_comes_last() -> None:
+    array = np.array([math.nan, 2, -math.inf, 2, math.inf], "<f4")
+    places = [text.split(":")[1] for text in texts(classify(tensor_of(array, "FP32"), 5))]
+    assert places[:3] == ["4", "1", "3"]
+    assert set(places[3:]) == {"0", "2"}
+
+
+def test_bf16_is_ranked_by_its_values() -> None:
+    array = float32_to_bf16(np.array([1.5, -2, 3], "<f4"))
+    assert texts(classify(tensor_of(array, "BF16"), 2)) == ["3.000000:2", "1.500000:0"]
+
+
+@given(
+    st.sampled_from(NUMBERS).flatmap(
+        lambda name: st.tuples(
+            st.just(name),
+            hnp.arrays(DATATYPES[name].dtype, hnp.array_shapes(min_dims=2, max_dims=3)),
+        )
+    ),
+    st.integers(1, 12),
+)
+def test_every_row_has_its_largest_values_in_order(case, count: int) -> None:
+    datatype, array = case
+    ranked = classify(tensor_of(array, datatype), count).array()
+    for row, strings in zip(array.reshape(array.shape[0], -1), ranked, strict=True):
+        places = [int(text.decode().split(":")[1]) for text in strings]
+        assert len(set(places)) == len(places) == min(count, row.size)
+        if row.dtype.kind != "f" or not np.isnan(row).any():
+            assert row[places].tolist() == sorted(row.tolist(), reverse=True)[: len(places)]
