@@ -100,7 +100,11 @@ class GraphTensor:
 
 
 class GraphRunner(Protocol):
-    """A loaded graph. One thread at a time, unless the backend says otherwise."""
+    """A loaded graph."""
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether several threads may run it at once; else each instance needs its own."""
 
     @property
     def inputs(self) -> tuple[GraphTensor, ...]:

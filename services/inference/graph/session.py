@@ -61,6 +61,8 @@ _ERRORS = (
 class GraphSession:
     """A loaded graph; may be run by several threads at once."""
 
+    is_concurrent = True
+
     def __init__(self, graph: Path, settings: BackendSettings) -> None:
         try:
             self._session = onnxruntime.InferenceSession(
