@@ -15,6 +15,7 @@ from mesh.telemetry import open_telemetry
 from services.inference.bindings import make_bindings
 from services.inference.models.announcement import Announcement
 from services.inference.models.loader import ModelLoader
+from services.inference.models.metrics import ModelCollector
 from services.inference.models.placement_watch import PlacementWatch
 from services.inference.models.residence import Residence
 from services.inference.models.table import ModelTable
@@ -40,6 +41,7 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             ) as server,
             asyncio.TaskGroup() as tasks,
         ):
+            telemetry.metrics.register(ModelCollector(table))
             meta = {
                 "node": node,
                 "metrics_port": str(telemetry.metrics_port),

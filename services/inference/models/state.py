@@ -3,7 +3,8 @@
     UNAVAILABLE -> LOADING -> READY -> DRAINING -> UNLOADED
 
 A version is registered before anything of it is loaded, so that callers learn what is going on; a
-load that fails leads back to UNAVAILABLE with its reason, to be tried again. What has been unloaded
+load that fails leads back to UNAVAILABLE with its reason, to be tried again, and so does an engine
+that breaks while it serves. What has been unloaded
 stays known: a caller whose route is a moment old gets "unloaded", which a proxy may try elsewhere,
 and not "does not exist", which it may not.
 """
@@ -34,6 +35,8 @@ class Change(Enum):
     LOAD_BEGAN = "load began"
     LOADED = "loaded"
     LOAD_FAILED = "load failed"
+    BROKE = "broke"
+    RECOVERED = "recovered"
     REMOVED = "removed"
     DRAINED = "drained"
 
@@ -44,8 +47,10 @@ _TRANSITIONS: Final[Mapping[tuple[ModelState, Change], ModelState]] = MappingPro
         (_S.UNAVAILABLE, _C.LOAD_BEGAN): _S.LOADING,
         (_S.UNAVAILABLE, _C.REMOVED): _S.UNLOADED,
         (_S.LOADING, _C.LOADED): _S.READY,
+        (_S.LOADING, _C.RECOVERED): _S.READY,
         (_S.LOADING, _C.LOAD_FAILED): _S.UNAVAILABLE,
         (_S.LOADING, _C.REMOVED): _S.UNLOADED,
+        (_S.READY, _C.BROKE): _S.UNAVAILABLE,
         (_S.READY, _C.REMOVED): _S.DRAINING,
         (_S.DRAINING, _C.DRAINED): _S.UNLOADED,
         (_S.UNLOADED, _C.PLACED): _S.UNAVAILABLE,

@@ -8,7 +8,8 @@ The table decides nothing about loading; it is told what happened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ class _Entry:
     statistics: VersionStatistics
     loaded: LoadedModel | None = None
     users: set[asyncio.Task[Any]] = field(default_factory=set)
+    changes: Counter[Change] = field(default_factory=Counter)
 
 
 class ModelTable:
@@ -98,7 +100,12 @@ class ModelTable:
 
     def statuses(self) -> Iterable[ModelStatus]:
         """The status of every version, in the order of their first placement."""
-        return [entry.status for entry in self._entries.values()]
+        # Taken at once: the metrics are read in a thread of their own.
+        return [entry.status for entry in tuple(self._entries.values())]
+
+    def changes(self, status: ModelStatus) -> Mapping[Change, int]:
+        """How often each thing has happened to a version that `statuses` has named."""
+        return self._entries[status.model, status.version].changes
 
     def ready_references(self) -> frozenset[str]:
         """The versions that answer: `minilm@1`."""
@@ -119,6 +126,7 @@ class ModelTable:
     ) -> None:
         """Records what happened to a version; `loaded` is what answers for it from now on."""
         entry = self._entries[key]
+        entry.changes[change] += 1
         entry.status = advance(
             entry.status,
             change,

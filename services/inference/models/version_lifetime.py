@@ -1,6 +1,7 @@
 """A model version's stay on the node, from placement to removal, as one coroutine.
 
-Load (again and again, with backoff, for as long as it is wanted), announce, serve; when it is no
+Load (again and again, with backoff, for as long as it is wanted), announce, serve. If it breaks
+meanwhile: withdraw the announcement, so that calls go elsewhere, and open it anew. When it is no
 longer wanted: withdraw the announcement, let the calls under way finish, unload. It knows neither
 Consul nor any backend.
 """
@@ -8,12 +9,15 @@ Consul nor any backend.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from mesh.deployment import Assignment
 from mesh.errors import RingmeshError, Unavailable
 from mesh.logs import get_logger
 from mesh.retry import attempts
+from services.inference.models.recovery import CanBreak, Relapses
 from services.inference.models.state import Change
 from services.inference.models.table import Key, LoadedModel, ModelTable
 
@@ -43,6 +47,7 @@ class VersionLifetime:
         announce: Announce,
         loads: asyncio.Semaphore,
         unload_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.assignment = assignment
         self.key: Key = (assignment.model, assignment.spec.version)
@@ -51,8 +56,12 @@ class VersionLifetime:
         self._announce = announce
         self._loads = loads
         self._unload_timeout_s = unload_timeout_s
+        self._clock = clock
         self._removed = asyncio.Event()
         self._reason = NOT_PLACED
+        self._loaded: LoadedModel | None = None
+        self._relapses = Relapses()
+        self._failure = ""
 
     def __repr__(self) -> str:
         model, version = self.key
@@ -66,31 +75,54 @@ class VersionLifetime:
     async def run(self) -> None:
         """Lives through all of it."""
         self._table.place(self.key)
-        if not await self._is_loaded():
-            self._table.change(self.key, Change.REMOVED, self._reason)
-            return
-        await self._announce()
-        await self._removed.wait()
+        while await self._comes_first(self._load()):
+            await self._announce()
+            ready_s = self._clock()
+            if not await self._comes_first(self._break()):
+                await self._leave()
+                return
+            self._relapses = self._relapses.after(self._clock() - ready_s)
+            await self._announce()
+            await self._close_broken()
+        self._table.change(self.key, Change.REMOVED, self._reason)
+
+    async def _leave(self) -> None:
         self._table.change(self.key, Change.REMOVED, "finishing what is under way")
         await self._announce()
         await self._drain()
         self._table.change(self.key, Change.DRAINED, self._reason)
 
-    async def _is_loaded(self) -> bool:
-        """Loads, unless the version is removed first."""
-        loading = asyncio.create_task(self._load())
+    async def _comes_first(self, event: Coroutine[Any, Any, None]) -> bool:
+        """Whether this happens before the version is removed."""
+        happening = asyncio.create_task(event)
         removed = asyncio.create_task(self._removed.wait())
         try:
-            await asyncio.wait({loading, removed}, return_when=asyncio.FIRST_COMPLETED)
-            if loading.done():
-                loading.result()
-            return loading.done()
+            await asyncio.wait({happening, removed}, return_when=asyncio.FIRST_COMPLETED)
+            if happening.done():
+                happening.result()
+            return happening.done()
         finally:
-            loading.cancel()
+            happening.cancel()
             removed.cancel()
-            await asyncio.wait({loading, removed})
+            await asyncio.wait({happening, removed})
+
+    async def _break(self) -> None:
+        """Comes to its end when the version can answer no more; it is nobody's from then on."""
+        if not isinstance(self._loaded, CanBreak):
+            await asyncio.Event().wait()
+            return
+        self._failure = await self._loaded.broken()
+        self._table.change(self.key, Change.BROKE, self._failure)
+
+    async def _close_broken(self) -> None:
+        self._loaded = None
+        try:
+            await self._table.unload(self.key)
+        except Exception:  # noqa: BLE001 - whatever is left of an engine, a new one may start
+            _log.exception("closing a broken model failed", lifetime=repr(self))
 
     async def _load(self) -> None:
+        await asyncio.sleep(self._relapses.pause_s)
         async for attempt in attempts(
             within_s=None, first_wait_s=FIRST_RETRY_S, max_wait_s=LONGEST_RETRY_S, on=LoadFailed
         ):
@@ -99,7 +131,7 @@ class VersionLifetime:
                     await self._try_to_load()
 
     async def _try_to_load(self) -> None:
-        self._table.change(self.key, Change.LOAD_BEGAN)
+        self._table.change(self.key, Change.LOAD_BEGAN, self._failure)
         try:
             loaded = await self._open_warm()
         except RingmeshError as error:
@@ -109,7 +141,10 @@ class VersionLifetime:
             _log.exception("load failed unexpectedly", lifetime=repr(self))
             self._fail(f"{type(error).__name__}: {error}")
             raise LoadFailed(str(error)) from error
-        self._table.change(self.key, Change.LOADED, loaded=loaded)
+        self._loaded = loaded
+        change = Change.RECOVERED if self._failure else Change.LOADED
+        self._table.change(self.key, change, loaded=loaded)
+        self._failure = ""
 
     async def _open_warm(self) -> LoadedModel:
         loaded = await self._open_model(self.assignment)

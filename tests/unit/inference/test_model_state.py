@@ -15,6 +15,9 @@ LIFE = [
     (C.LOAD_FAILED, S.UNAVAILABLE),
     (C.LOAD_BEGAN, S.LOADING),
     (C.LOADED, S.READY),
+    (C.BROKE, S.UNAVAILABLE),
+    (C.LOAD_BEGAN, S.LOADING),
+    (C.RECOVERED, S.READY),
     (C.REMOVED, S.DRAINING),
     (C.DRAINED, S.UNLOADED),
     (C.PLACED, S.UNAVAILABLE),
@@ -34,13 +37,14 @@ def test_a_version_that_is_loading_may_be_removed() -> None:
 
 
 @given(st.sampled_from(S), st.sampled_from(C))
-def test_ready_is_reached_by_loading_and_left_by_removal_only(state: S, change: C) -> None:
+def test_ready_is_reached_by_loading_and_left_by_removal_or_failure(state: S, change: C) -> None:
     try:
         after = next_state(state, change)
     except ValueError:
         return
-    assert (after is S.READY) == (change is C.LOADED)
-    assert state is not S.READY or (change is C.REMOVED and after is S.DRAINING)
+    assert (after is S.READY) == (change in (C.LOADED, C.RECOVERED))
+    if state is S.READY:
+        assert after is {C.REMOVED: S.DRAINING, C.BROKE: S.UNAVAILABLE}[change]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from mesh.deployment import Assignment
 from mesh.errors import FailedPrecondition
 from services.inference.models import version_lifetime
+from services.inference.models.metrics import ModelCollector
+from services.inference.models.recovery import LONGEST_PAUSE_S, STEADY_S, Relapses
 from services.inference.models.state import ModelState
 from services.inference.models.table import ModelTable
 from services.inference.models.version_lifetime import VersionLifetime
@@ -27,6 +32,10 @@ class Model:
 
     def __init__(self, log: list[str]) -> None:
         self._log = log
+        self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def broken(self) -> str:
+        return await asyncio.shield(self.failure)
 
     async def warm_up(self) -> None:
         self._log.append("warm")
@@ -39,6 +48,8 @@ class Rig:
     def __init__(self) -> None:
         self.table = ModelTable()
         self.log: list[str] = []
+        self.now_s = 0.0
+        self.models: list[Model] = []
         self.failures: list[Exception] = []
         self.may_open = asyncio.Event()
         self.may_open.set()
@@ -49,6 +60,7 @@ class Rig:
             announce=self.announce,
             loads=asyncio.Semaphore(1),
             unload_timeout_s=60,
+            clock=lambda: self.now_s,
         )
 
     async def open(self, _assignment: Assignment) -> Model:
@@ -56,7 +68,8 @@ class Rig:
         await self.may_open.wait()
         if self.failures:
             raise self.failures.pop(0)
-        return Model(self.log)
+        self.models.append(Model(self.log))
+        return self.models[-1]
 
     async def announce(self) -> None:
         self.log.append(f"say {sorted(self.table.ready_references())}")
@@ -139,3 +152,77 @@ async def test_a_stopping_node_leaves_what_is_loaded_to_the_table(rig: Rig) -> N
     assert "closed" not in rig.log
     await rig.table.aclose()
     assert rig.log[-1] == "closed"
+
+
+async def test_a_version_that_breaks_is_withdrawn_and_opened_anew(rig: Rig) -> None:
+    task = asyncio.create_task(rig.lifetime.run())
+    await rig.until(lambda: rig.log[-1:] == ["say ['a@1']"])
+    rig.may_open.clear()
+    rig.models[0].failure.set_result("the device is lost")
+    await rig.until(lambda: rig.log[-1] == "open")
+    assert rig.log[-3:] == ["say []", "closed", "open"]
+    assert (rig.status.state, rig.status.reason) == (S.LOADING, "the device is lost")
+    rig.may_open.set()
+    await rig.until(lambda: rig.log[-1] == "say ['a@1']")
+    assert (rig.status.state, rig.status.reason) == (S.READY, "")
+    assert scrape(rig.table)["ringmesh_model_changes_total", "broke"] == 1
+    assert scrape(rig.table)["ringmesh_model_changes_total", "recovered"] == 1
+    assert scrape(rig.table)["ringmesh_model_state", "ready"] == 1
+    rig.lifetime.remove()
+    await task
+    assert rig.log[-2:] == ["say []", "closed"]
+
+
+async def test_a_version_that_breaks_again_soon_is_given_time(rig: Rig) -> None:
+    task = asyncio.create_task(rig.lifetime.run())
+    for number in range(2):
+        await rig.until(lambda number=number: len(rig.models) > number)
+        await rig.until(lambda: rig.log[-1] == "say ['a@1']")
+        rig.models[-1].failure.set_result(f"failure {number}")
+        await rig.until(lambda number=number: rig.status.reason == f"failure {number}")
+    assert rig.status.state is S.UNAVAILABLE
+    rig.lifetime.remove()
+    await task
+    assert rig.status.state is S.UNLOADED
+    assert len(rig.models) == 2
+
+
+async def test_a_broken_version_that_cannot_even_be_closed_is_opened_anew(rig: Rig) -> None:
+    task = asyncio.create_task(rig.lifetime.run())
+    await rig.until(lambda: rig.log[-1:] == ["say ['a@1']"])
+
+    async def close() -> None:
+        raise ZeroDivisionError
+
+    rig.models[0].close = close  # type: ignore[method-assign]
+    rig.models[0].failure.set_result("the device is lost")
+    await rig.until(lambda: len(rig.models) == 2)
+    await rig.until(lambda: rig.status.state is S.READY)
+    rig.lifetime.remove()
+    await task
+
+
+@given(st.lists(st.floats(0, 1000), max_size=40))
+def test_pauses_grow_with_relapses_and_start_anew_after_steady_service(
+    served_s: list[float],
+) -> None:
+    relapses = Relapses()
+    for each in served_s:
+        before, relapses = relapses, relapses.after(each)
+        if each >= STEADY_S or not before.count:
+            assert relapses.pause_s == 0
+        else:
+            assert before.pause_s < relapses.pause_s <= LONGEST_PAUSE_S or (
+                before.pause_s == relapses.pause_s == LONGEST_PAUSE_S
+            )
+
+
+def scrape(table: ModelTable) -> dict[tuple[str, str], float]:
+    """Samples by name and last label."""
+    registry = CollectorRegistry()
+    registry.register(ModelCollector(table))
+    return {
+        (sample.name, list(sample.labels.values())[-1]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
