@@ -24,45 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12mesh/pb/node.proto\x12\x10ringmesh.node.v1\"\x91\x03\n\x0fGenerateRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12,\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x1c.ringmesh.node.v1.ChatPromptH\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12/\n\ttoken_ids\x18\x06 \x01(\x0b\x32\x1a.ringmesh.node.v1.TokenIdsH\x00\x12,\n\x08sampling\x18\x07 \x01(\x0b\x32\x1a.ringmesh.node.v1.Sampling\x12\x17\n\nmax_tokens\x18\x08 \x01(\x05H\x01\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x12\n\nignore_eos\x18\n \x01(\x08\x12\x15\n\x08logprobs\x18\x0b \x01(\x05H\x02\x88\x01\x01\x12\x18\n\x10resume_token_ids\x18\x0c \x03(\x05\x12\x10\n\x08priority\x18\r \x01(\x05\x42\x08\n\x06promptB\r\n\x0b_max_tokensB\x0b\n\t_logprobs\"=\n\nChatPrompt\x12/\n\x08messages\x18\x01 \x03(\x0b\x32\x1d.ringmesh.node.v1.ChatMessage\":\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xcc\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x07\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\xa3\x01\n\x10GenerateResponse\x12,\n\x07started\x18\x01 \x01(\x0b\x32\x19.ringmesh.node.v1.StartedH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.ringmesh.node.v1.DeltaH\x00\x12.\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1a.ringmesh.node.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\\\n\x07Started\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\"Z\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x30\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1e.ringmesh.node.v1.TokenLogprob\"m\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12+\n\x03top\x18\x04 \x03(\x0b\x32\x1e.ringmesh.node.v1.TokenLogprob\"\x96\x01\n\x08\x46inished\x12.\n\x06reason\x18\x01 \x01(\x0e\x32\x1e.ringmesh.node.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x05\x12(\n\x06timing\x18\x04 \x01(\x0b\x32\x18.ringmesh.node.v1.Timing\"A\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\nprefill_us\x18\x02 \x01(\x04\x12\x11\n\tdecode_us\x18\x03 \x01(\x04\"\x13\n\x11ListModelsRequest\"C\n\x12ListModelsResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.ringmesh.node.v1.ModelStatus\"\x91\x01\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.ringmesh.node.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x05 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\xaa\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x32\xb4\x01\n\x04Node\x12S\n\x08Generate\x12!.ringmesh.node.v1.GenerateRequest\x1a\".ringmesh.node.v1.GenerateResponse0\x01\x12W\n\nListModels\x12#.ringmesh.node.v1.ListModelsRequest\x1a$.ringmesh.node.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12mesh/pb/node.proto\x12\x10ringmesh.node.v1\"\x9d\x04\n\x0fGenerateRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12,\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x1c.ringmesh.node.v1.ChatPromptH\x00\x12\x0e\n\x04text\x18\x05 \x01(\tH\x00\x12/\n\ttoken_ids\x18\x06 \x01(\x0b\x32\x1a.ringmesh.node.v1.TokenIdsH\x00\x12,\n\x08sampling\x18\x07 \x01(\x0b\x32\x1a.ringmesh.node.v1.Sampling\x12\x17\n\nmax_tokens\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x12\n\nignore_eos\x18\n \x01(\x08\x12\x15\n\x08logprobs\x18\x0b \x01(\x05H\x03\x88\x01\x01\x12\x18\n\x10resume_token_ids\x18\x0c \x03(\x05\x12\x10\n\x08priority\x18\r \x01(\x05\x12\x15\n\x0bjson_schema\x18\x0e \x01(\tH\x01\x12\x15\n\x0bjson_object\x18\x0f \x01(\x08H\x01\x12\x0f\n\x05regex\x18\x10 \x01(\tH\x01\x12\x11\n\x07grammar\x18\x11 \x01(\tH\x01\x12*\n\x06\x63hoice\x18\x12 \x01(\x0b\x32\x18.ringmesh.node.v1.ChoiceH\x01\x42\x08\n\x06promptB\x0c\n\nconstraintB\r\n\x0b_max_tokensB\x0b\n\t_logprobs\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\t\"=\n\nChatPrompt\x12/\n\x08messages\x18\x01 \x03(\x0b\x32\x1d.ringmesh.node.v1.ChatMessage\":\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xcc\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x07\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\xa3\x01\n\x10GenerateResponse\x12,\n\x07started\x18\x01 \x01(\x0b\x32\x19.ringmesh.node.v1.StartedH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.ringmesh.node.v1.DeltaH\x00\x12.\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1a.ringmesh.node.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\\\n\x07Started\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\"Z\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x30\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1e.ringmesh.node.v1.TokenLogprob\"m\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12+\n\x03top\x18\x04 \x03(\x0b\x32\x1e.ringmesh.node.v1.TokenLogprob\"\x96\x01\n\x08\x46inished\x12.\n\x06reason\x18\x01 \x01(\x0e\x32\x1e.ringmesh.node.v1.FinishReason\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x05\x12(\n\x06timing\x18\x04 \x01(\x0b\x32\x18.ringmesh.node.v1.Timing\"A\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\nprefill_us\x18\x02 \x01(\x04\x12\x11\n\tdecode_us\x18\x03 \x01(\x04\"\x13\n\x11ListModelsRequest\"C\n\x12ListModelsResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.ringmesh.node.v1.ModelStatus\"\x91\x01\n\x0bModelStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.ringmesh.node.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x05 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\xaa\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x32\xb4\x01\n\x04Node\x12S\n\x08Generate\x12!.ringmesh.node.v1.GenerateRequest\x1a\".ringmesh.node.v1.GenerateResponse0\x01\x12W\n\nListModels\x12#.ringmesh.node.v1.ListModelsRequest\x1a$.ringmesh.node.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.pb.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1848
-  _globals['_FINISHREASON']._serialized_end=1943
-  _globals['_MODELSTATE']._serialized_start=1946
-  _globals['_MODELSTATE']._serialized_end=2116
+  _globals['_FINISHREASON']._serialized_start=2013
+  _globals['_FINISHREASON']._serialized_end=2108
+  _globals['_MODELSTATE']._serialized_start=2111
+  _globals['_MODELSTATE']._serialized_end=2281
   _globals['_GENERATEREQUEST']._serialized_start=41
-  _globals['_GENERATEREQUEST']._serialized_end=442
-  _globals['_CHATPROMPT']._serialized_start=444
-  _globals['_CHATPROMPT']._serialized_end=505
-  _globals['_CHATMESSAGE']._serialized_start=507
-  _globals['_CHATMESSAGE']._serialized_end=565
-  _globals['_TOKENIDS']._serialized_start=567
-  _globals['_TOKENIDS']._serialized_end=590
-  _globals['_SAMPLING']._serialized_start=593
-  _globals['_SAMPLING']._serialized_end=925
-  _globals['_GENERATERESPONSE']._serialized_start=928
-  _globals['_GENERATERESPONSE']._serialized_end=1091
-  _globals['_STARTED']._serialized_start=1093
-  _globals['_STARTED']._serialized_end=1185
-  _globals['_DELTA']._serialized_start=1187
-  _globals['_DELTA']._serialized_end=1277
-  _globals['_TOKENLOGPROB']._serialized_start=1279
-  _globals['_TOKENLOGPROB']._serialized_end=1388
-  _globals['_FINISHED']._serialized_start=1391
-  _globals['_FINISHED']._serialized_end=1541
-  _globals['_TIMING']._serialized_start=1543
-  _globals['_TIMING']._serialized_end=1608
-  _globals['_LISTMODELSREQUEST']._serialized_start=1610
-  _globals['_LISTMODELSREQUEST']._serialized_end=1629
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1631
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1698
-  _globals['_MODELSTATUS']._serialized_start=1701
-  _globals['_MODELSTATUS']._serialized_end=1846
-  _globals['_NODE']._serialized_start=2119
-  _globals['_NODE']._serialized_end=2299
+  _globals['_GENERATEREQUEST']._serialized_end=582
+  _globals['_CHOICE']._serialized_start=584
+  _globals['_CHOICE']._serialized_end=607
+  _globals['_CHATPROMPT']._serialized_start=609
+  _globals['_CHATPROMPT']._serialized_end=670
+  _globals['_CHATMESSAGE']._serialized_start=672
+  _globals['_CHATMESSAGE']._serialized_end=730
+  _globals['_TOKENIDS']._serialized_start=732
+  _globals['_TOKENIDS']._serialized_end=755
+  _globals['_SAMPLING']._serialized_start=758
+  _globals['_SAMPLING']._serialized_end=1090
+  _globals['_GENERATERESPONSE']._serialized_start=1093
+  _globals['_GENERATERESPONSE']._serialized_end=1256
+  _globals['_STARTED']._serialized_start=1258
+  _globals['_STARTED']._serialized_end=1350
+  _globals['_DELTA']._serialized_start=1352
+  _globals['_DELTA']._serialized_end=1442
+  _globals['_TOKENLOGPROB']._serialized_start=1444
+  _globals['_TOKENLOGPROB']._serialized_end=1553
+  _globals['_FINISHED']._serialized_start=1556
+  _globals['_FINISHED']._serialized_end=1706
+  _globals['_TIMING']._serialized_start=1708
+  _globals['_TIMING']._serialized_end=1773
+  _globals['_LISTMODELSREQUEST']._serialized_start=1775
+  _globals['_LISTMODELSREQUEST']._serialized_end=1794
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1796
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1863
+  _globals['_MODELSTATUS']._serialized_start=1866
+  _globals['_MODELSTATUS']._serialized_end=2011
+  _globals['_NODE']._serialized_start=2284
+  _globals['_NODE']._serialized_end=2464
 # @@protoc_insertion_point(module_scope)

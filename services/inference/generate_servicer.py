@@ -16,6 +16,7 @@ from mesh.deadline import remaining_s
 from mesh.errors import InvalidArgument
 from mesh.pb import node_pb2
 from services.inference.llm.chat_template import ChatMessage
+from services.inference.llm.constraint import Constraint, ConstraintKind
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.request import (
     Delta,
@@ -234,7 +235,20 @@ def _request(
         timeout_s=timeout_s,
         session=session,
         priority=message.priority,
+        constraint=_constraint(message),
     )
+
+
+def _constraint(message: node_pb2.GenerateRequest) -> Constraint | None:
+    match message.WhichOneof("constraint"):
+        case None:
+            return None
+        case "json_object":
+            return Constraint(ConstraintKind.JSON_OBJECT) if message.json_object else None
+        case "choice":
+            return Constraint(ConstraintKind.CHOICE, tuple(message.choice.texts))
+        case kind:
+            return Constraint(ConstraintKind(kind), (getattr(message, kind),))
 
 
 def _prompt(message: node_pb2.GenerateRequest) -> tuple[ChatMessage, ...] | str | tuple[int, ...]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mesh.errors import RingmeshError
+from services.inference.llm.constraint import Matcher
 from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
 from services.inference.llm.sampling import History, Logprob, Sampling, choose, logprob_of
 from services.inference.llm.text_stream import TextStream
@@ -25,6 +27,7 @@ class Task:
     `resumed` are tokens of the answer that were delivered before; `limit` counts them too.
     `logprobs` is the number of alternatives, or None for no log probabilities at all.
     `deadline_s` is on the monotonic clock. `session` and `priority` decide whose turn it is.
+    `matcher`, if the text is to have a form, is this task's own and has taken the resumed tokens.
     """
 
     prompt: tuple[int, ...]
@@ -37,6 +40,7 @@ class Task:
     deadline_s: float | None
     session: str | None = None
     priority: int = 0
+    matcher: Matcher | None = None
 
 
 class Answer:
@@ -62,30 +66,55 @@ class Answer:
         """Whether nobody waits any more."""
         return self.task.deadline_s is not None and now_s >= self.task.deadline_s
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether what was delivered before is all there will be."""
+        return len(self.task.resumed) >= self.task.limit or self._has_form
+
+    @property
+    def _has_form(self) -> bool:
+        """Whether the text has the form that was asked for, and can have nothing more."""
+        return self.task.matcher is not None and self.task.matcher.is_finished
+
     def admit(self, now_ns: int, reused: int) -> Started:
         """The answer has got a slot, `reused` of whose positions it need not compute."""
         self._admitted_ns = now_ns
         size = len(self.task.prompt)
         return Started(now_ns, prompt_tokens=size, cached_tokens=min(reused, size))
 
-    def accept(self, logits: NDArray[np.float32], batch: int, now_ns: int) -> tuple[Event, ...]:
-        """Chooses the next token; the events that follow from it, ending in `Finished` or not.
+    def accept(
+        self, logits: NDArray[np.float32], batch: int, now_ns: int
+    ) -> tuple[Event | RingmeshError, ...]:
+        """Chooses the next token; the events that follow from it.
 
-        None follow from a token that was delivered before.
+        None follow from a token that was delivered before; after `Finished` or an error, none
+        will.
         """
         self._first_token_ns = self._first_token_ns or now_ns
         self._largest_batch = max(self._largest_batch, batch)
         if self._replay:
             self._take(self._replay.popleft())
             return ()
-        token = choose(logits, self.task.sampling, self._history, self._count)
+        try:
+            return self._go_on(logits, now_ns)
+        except RingmeshError as error:  # what the caller asked for has become too complex to follow
+            return (error,)
+
+    def _go_on(self, logits: NDArray[np.float32], now_ns: int) -> tuple[Event, ...]:
+        matcher = self.task.matcher
+        allowed = None if matcher is None else matcher.allowed()
+        if allowed is not None and len(allowed) == 0:
+            return self._end(now_ns, FinishReason.STOP)
+        token = choose(logits, self.task.sampling, self._history, self._count, allowed)
         if token in self.task.end_ids:
             return self._end(now_ns, FinishReason.STOP)
+        if matcher is not None:
+            matcher.take(token)
         text = self._take(token)
         reason = self._reason()
         if reason is not None:
             text += self._stream.finish()
-        delta = Delta(now_ns, text, (token,), self._logprobs(logits, token))
+        delta = Delta(now_ns, text, (token,), self._logprobs(logits, token, allowed))
         return (delta,) if reason is None else (delta, self._finished(now_ns, reason))
 
     def _take(self, token: int) -> str:
@@ -99,16 +128,18 @@ class Answer:
         """The events of an answer that has no token left to make."""
         while self._replay:
             self._take(self._replay.popleft())
-        return self._end(now_ns, FinishReason.LENGTH)
+        return self._end(now_ns, FinishReason.STOP if self._has_form else FinishReason.LENGTH)
 
     def _reason(self) -> FinishReason | None:
-        if self._stream.is_stopped:
+        if self._stream.is_stopped or self._has_form:
             return FinishReason.STOP
         return FinishReason.LENGTH if self._count >= self.task.limit else None
 
-    def _logprobs(self, logits: NDArray[np.float32], token: int) -> tuple[Logprob, ...]:
+    def _logprobs(
+        self, logits: NDArray[np.float32], token: int, allowed: NDArray[np.int64] | None
+    ) -> tuple[Logprob, ...]:
         alternatives = self.task.logprobs
-        return () if alternatives is None else (logprob_of(logits, token, alternatives),)
+        return () if alternatives is None else (logprob_of(logits, token, alternatives, allowed),)
 
     def _end(self, now_ns: int, reason: FinishReason) -> tuple[Event, ...]:
         text = self._stream.finish()

@@ -193,7 +193,7 @@ class Engine:
         answer = self._answer(index)
         events = answer.accept(logits, batch, time.time_ns())
         self._mail += [(answer, event) for event in events]
-        if events and isinstance(events[-1], Finished):
+        if events and isinstance(events[-1], Finished | RingmeshError):
             self._release(index)
 
     def _release(self, index: int) -> None:

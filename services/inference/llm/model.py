@@ -19,7 +19,9 @@ from mesh.errors import InvalidArgument
 from services.inference.llm.answer import Task
 from services.inference.llm.architecture import TextRules
 from services.inference.llm.chat_template import ChatTemplate
+from services.inference.llm.constraint import Matcher
 from services.inference.llm.engine import Occupancy
+from services.inference.llm.grammar import GrammarCompiler
 from services.inference.llm.metrics import RequestMeter
 from services.inference.llm.request import (
     Delta,
@@ -72,6 +74,7 @@ class LoadedLanguageModel:
         self.vocabulary = vocabulary
         self._rules = rules
         self._template = ChatTemplate(rules, datetime.now)
+        self._grammars = GrammarCompiler(vocabulary, rules.end_ids)
         self._backend = backend
         self._scheduler = scheduler
         self._meter = meter
@@ -158,6 +161,7 @@ class LoadedLanguageModel:
         sampling = decide_sampling(request.sampling, self._rules.sampling, seed)
         prompt = await self._prompt(request)
         self._check_ids(request.resume_token_ids, "resume_token_ids")
+        matcher = await self._matcher(request)
         room = self.context_tokens - len(prompt)
         return Task(
             prompt=prompt,
@@ -170,6 +174,14 @@ class LoadedLanguageModel:
             deadline_s=deadline_s,
             session=request.session,
             priority=request.priority,
+            matcher=matcher,
+        )
+
+    async def _matcher(self, request: GenerationRequest) -> Matcher | None:
+        if request.constraint is None:
+            return None
+        return await self._grammars.matcher(
+            request.constraint, request.resume_token_ids, ignore_end=request.ignore_eos
         )
 
     async def _prompt(self, request: GenerationRequest) -> tuple[int, ...]:

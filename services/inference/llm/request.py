@@ -13,6 +13,7 @@ from enum import Enum
 from mesh.errors import InvalidArgument
 from services.inference.llm.architecture import SamplingDefaults
 from services.inference.llm.chat_template import ChatMessage
+from services.inference.llm.constraint import Constraint
 from services.inference.llm.sampling import Logprob, Sampling
 
 LARGEST_LOGPROBS = 20
@@ -54,6 +55,7 @@ class GenerationRequest:
     logprobs: int | None = None
     resume_token_ids: tuple[int, ...] = ()
     timeout_s: float | None = None
+    constraint: Constraint | None = None
     session: str | None = None
     priority: int = 0
 

@@ -7,6 +7,9 @@ same tokens when another node takes it over.
 The order is that of transformers: penalties, temperature, top-k, top-p, min-p. The repetition
 penalty looks at prompt and answer, the presence and frequency penalties at the answer only (as
 OpenAI defines them). Log probabilities are those of the model, before any of this.
+
+Where only some tokens are allowed, the others are as good as not in the vocabulary: temperature and
+filters see the allowed ones alone, and so do log probabilities (as vLLM's).
 """
 
 from __future__ import annotations
@@ -73,10 +76,22 @@ class History:
         self.counts[token] = self.counts.get(token, 0) + 1
 
 
-def choose(logits: NDArray[np.float32], sampling: Sampling, history: History, position: int) -> int:
-    """The token at `position` of the answer."""
+def choose(
+    logits: NDArray[np.float32],
+    sampling: Sampling,
+    history: History,
+    position: int,
+    allowed: NDArray[np.int64] | None = None,
+) -> int:
+    """The token at `position` of the answer: one of those allowed, or of all."""
     if sampling.has_penalties:
         logits = penalize(logits, sampling, history)
+    if allowed is not None:
+        return int(allowed[_choose(logits[allowed], sampling, position)])
+    return _choose(logits, sampling, position)
+
+
+def _choose(logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
     if sampling.is_greedy:
         return int(logits.argmax())
     tokens, weights = _nucleus(logits, sampling)
@@ -217,13 +232,23 @@ class Logprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def logprob_of(logits: NDArray[np.float32], token: int, alternatives: int) -> Logprob:
-    """The model's own log probability of a token."""
+def logprob_of(
+    logits: NDArray[np.float32],
+    token: int,
+    alternatives: int,
+    allowed: NDArray[np.int64] | None = None,
+) -> Logprob:
+    """The model's own log probability of a token, among those allowed or among all."""
+    if allowed is not None:
+        place = int(np.searchsorted(allowed, token))
+        among = logprob_of(logits[allowed], place, min(alternatives, len(allowed)))
+        top = tuple((int(allowed[other]), logprob) for other, logprob in among.top)
+        return Logprob(token, among.logprob, top)
     largest: np.float32 = logits.max()
     norm = float(largest) + math.log(float(_weights(logits, largest, 1.0).sum()))
     if alternatives == 0:
         return Logprob(token, float(logits[token]) - norm)
-    likely = np.argpartition(-logits, alternatives)[:alternatives]
+    likely = np.argpartition(-logits, alternatives - 1)[:alternatives]
     likely = likely[np.lexsort((likely, -logits[likely]))]
     top = tuple((int(t), float(logits[t]) - norm) for t in likely)
     return Logprob(token, float(logits[token]) - norm, top)

@@ -81,7 +81,7 @@ class Scheduler:
     async def generate(self, task: Task) -> AsyncGenerator[Event, None]:
         """The events of one answer; closing the iterator cancels it."""
         answer = Answer(task, self._text_bytes, time.time_ns())
-        if len(task.resumed) >= task.limit:
+        if answer.is_complete:
             for event in (answer.admit(time.time_ns(), 0), *answer.exhausted(time.time_ns())):
                 yield event
             return

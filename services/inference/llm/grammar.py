@@ -1,0 +1,249 @@
+"""Compiles constraints and follows them token by token. The only module that knows llguidance.
+
+Everything becomes one grammar in the library's own notation. Token masks come from the tokens'
+bytes alone: the library could also force a text's canonical tokens, but forced runs have no bound
+on their length, and the tokenizer would be asked again in the middle of a step.
+
+A hostile schema or expression must not hold a node up. Sources are bounded in size, the grammars
+made from them in symbols, and every step in what it may compute; multiples, whose automata grow
+with the number itself, are bounded here. What is compiled has computed its first mask as well, away
+from the event loop and from the engine, one at a time for each model; the last ones are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from llguidance import (
+    LLMatcher,
+    LLParserLimits,
+    LLTokenizer,
+    TokenizerWrapper,
+    grammar_from,
+    regex_to_lark,
+)
+from numpy.typing import NDArray
+
+from mesh.errors import InvalidArgument
+from services.inference.llm.constraint import (
+    Constraint,
+    ConstraintKind,
+    Matcher,
+    check_constraint,
+    refusal,
+)
+from services.inference.llm.vocabulary import Vocabulary
+
+KEPT_GRAMMARS = 32
+LARGEST_MULTIPLE = 10_000
+# One space, or a new line with its indent: models write so, and cannot go on with it for ever.
+_WHITESPACE = r"[ ]?|\n[ ]{0,16}"
+_NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
+_DIRECTIVES = ("%json", "%llguidance")
+_PLACE = re.compile(
+    r"^at \d+\(\d+\): |^failed to compile JSON schema: |^failed to parse \"%json\": "
+    r"|^invalid regex .* \(in regex\): |^Failed to convert the grammar from GBNF to Lark: "
+)
+_EXCERPT = re.compile(r"^ *\d+ \| |^<non-verbose/>|^ *\^+$")
+_LONGEST_MESSAGE = 300
+
+
+class GrammarCompiler:
+    """Turns constraints into matchers, for one model's vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary, end_ids: Collection[int]) -> None:
+        self._vocabulary = vocabulary
+        self._end_ids = sorted(end_ids)
+        self._turn = asyncio.Lock()
+        # A caller that has left passes its turn on while its thread is still at work.
+        self._owner = threading.Lock()
+        self._tokenizer: LLTokenizer | None = None
+        self._kept: OrderedDict[Constraint, LLMatcher] = OrderedDict()
+
+    async def matcher(
+        self, constraint: Constraint, taken: Sequence[int], *, ignore_end: bool
+    ) -> Matcher:
+        """A matcher that has taken these tokens; if `ignore_end`, it goes on while it can.
+
+        Raises:
+            InvalidArgument: the constraint is wrong, too complex, or not kept by `taken`.
+        """
+        check_constraint(constraint)
+        async with self._turn:
+            compiled = await asyncio.to_thread(self._start, constraint)
+        matcher = _GrammarMatcher(
+            compiled, constraint, len(self._vocabulary), self._end_ids if ignore_end else ()
+        )
+        matcher.replay(taken)
+        return matcher
+
+    def _start(self, constraint: Constraint) -> LLMatcher:
+        with self._owner:
+            if constraint not in self._kept:
+                self._kept[constraint] = self._compile(constraint)
+            self._kept.move_to_end(constraint)
+            while len(self._kept) > KEPT_GRAMMARS:
+                self._kept.popitem(last=False)
+            return self._kept[constraint].deep_copy()
+
+    def _compile(self, constraint: Constraint) -> LLMatcher:
+        if self._tokenizer is None:
+            tokens = TokenizerWrapper(_Tokens.of(self._vocabulary, self._end_ids))
+            self._tokenizer = LLTokenizer(tokens, eos_token=self._end_ids or None)
+        grammar = write_grammar(constraint)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_limits())
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        if matcher.is_error():
+            raise refusal(constraint, _say(matcher.get_error()))
+        return matcher
+
+
+class _GrammarMatcher:
+    """One answer's place in a compiled grammar."""
+
+    def __init__(
+        self, matcher: LLMatcher, constraint: Constraint, size: int, hidden: Sequence[int]
+    ) -> None:
+        self._matcher = matcher
+        self._constraint = constraint
+        self._size = size
+        self._hidden = np.asarray(hidden, np.int64)
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> NDArray[np.int64]:
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise refusal(self._constraint, _say(self._matcher.get_error()))
+        flags = np.unpackbits(mask, count=self._size, bitorder="little")
+        flags[self._hidden] = 0
+        return np.flatnonzero(flags)
+
+    def take(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            raise refusal(self._constraint, _say(self._matcher.get_error()))
+
+    def replay(self, tokens: Sequence[int]) -> None:
+        """Takes tokens that were delivered before."""
+        kept = self._matcher.try_consume_tokens(list(tokens))
+        if kept < len(tokens):
+            raise InvalidArgument(
+                f"resume_token_ids[{kept}] does not keep to {self._constraint.field}",
+                field="resume_token_ids",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """The vocabulary, as the library asks for one."""
+
+    tokens: list[bytes]
+    special_token_ids: list[int]
+    eos_token_id: int | None
+    bos_token_id: None = None
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, end_ids: Sequence[int]) -> _Tokens:
+        """Tokens without a text can be no part of an answer's form."""
+        texts = [vocabulary.text_bytes(token) for token in range(len(vocabulary))]
+        special = [token for token, text in enumerate(texts) if not text]
+        for token in special:
+            texts[token] = vocabulary.name_bytes(token)
+        return cls(texts, special, end_ids[0] if end_ids else None)
+
+    def __call__(self, text: bytes) -> list[int]:
+        """Asked once, for nothing in particular: only forced tokens would need an answer."""
+        del text
+        return []
+
+
+def write_grammar(constraint: Constraint) -> str:
+    """The constraint in the library's notation, as far as it can be read without the library."""
+    match constraint.kind:
+        case ConstraintKind.JSON_SCHEMA:
+            body = _json_grammar(_read_schema(constraint))
+        case ConstraintKind.JSON_OBJECT:
+            body = _json_grammar({"type": "object"})
+        case ConstraintKind.REGEX:
+            body = f"start: /{regex_to_lark(constraint.source)}/"
+        case ConstraintKind.CHOICE:
+            texts = (json.dumps(text, ensure_ascii=False) for text in constraint.sources)
+            body = "start: " + " | ".join(texts)
+        case ConstraintKind.GRAMMAR:
+            body = _read_grammar(constraint)
+    return body + _NO_FORCING
+
+
+def _json_grammar(schema: dict[str, Any]) -> str:
+    return "start: %json " + json.dumps(
+        schema | {"x-guidance": {"whitespace_pattern": _WHITESPACE}}
+    )
+
+
+def _read_schema(constraint: Constraint) -> dict[str, Any]:
+    try:
+        schema = json.loads(constraint.source, object_hook=_check_multiple)
+    except RecursionError:
+        raise refusal(constraint, "is nested too deeply") from None
+    except ValueError as error:
+        raise refusal(constraint, str(error)) from None
+    if schema is True:
+        return {}
+    if not isinstance(schema, dict):
+        raise refusal(constraint, "must be a JSON object")
+    return schema
+
+
+def _check_multiple(part: dict[str, Any]) -> dict[str, Any]:
+    step = part.get("multipleOf")
+    if isinstance(step, int | float) and not abs(_without_fraction(step)) <= LARGEST_MULTIPLE:
+        raise ValueError(f"multipleOf {step:g} is too complex; {LARGEST_MULTIPLE} is the largest")
+    return part
+
+
+def _without_fraction(step: float) -> float:
+    """0.25 is counted in as many steps as 25."""
+    places = Decimal(str(step)).normalize().as_tuple().exponent
+    return step * 10.0 ** -min(0, places) if isinstance(places, int) else step
+
+
+def _read_grammar(constraint: Constraint) -> str:
+    used = next((name for name in _DIRECTIVES if name in constraint.source), None)
+    if used is not None:
+        raise refusal(constraint, f"{used} is not offered")
+    try:
+        return grammar_from("grammar", constraint.source)
+    except ValueError as error:
+        raise refusal(constraint, _say(str(error))) from None
+
+
+def _limits() -> LLParserLimits:
+    return LLParserLimits(
+        max_grammar_size=5_000,
+        max_lexer_states=20_000,
+        initial_lexer_fuel=300_000,
+        verbose_errors=False,
+    )
+
+
+def _say(message: str) -> str:
+    """The library's message without its excerpts, on one line."""
+    if message.startswith("NoExtension"):
+        return "no text can satisfy it"
+    lines = [line.strip() for line in message.splitlines() if not _EXCERPT.match(line)]
+    text = " ".join(filter(None, lines))
+    while (place := _PLACE.match(text)) is not None:
+        text = text[place.end() :]
+    return text[:_LONGEST_MESSAGE]
