@@ -59,6 +59,15 @@ class GraphWriter:
                 self._place(name, values)
         return name
 
+    def int4(self, name: str, values: NDArray[np.int8]) -> str:
+        """A tensor of values -8..7, two to a byte, in the data file; once per name."""
+        if name not in self._initializers:
+            pairs = values.reshape(-1, 2).view(np.uint8) & 0xF
+            self._place(name, pairs[:, 0] | (pairs[:, 1] << 4))
+            place = self._places[name]
+            self._initializers[name] = _external(name, TensorProto.INT4, values.shape, *place)
+        return name
+
     def view(self, name: str, other: str, shape: Sequence[int]) -> str:
         """The bytes of another large constant in another shape, stored once."""
         kind = self._initializers[other].data_type

@@ -9,6 +9,7 @@ and are meant to be bound to the same memory. S and T are free: `[n, 1]` decodes
 What differs between execution targets is behind `Lowering`; the walk over the layers is written
 once. `OrtLowering` speaks ONNX Runtime's own operators: GroupQueryAttention reads only the valid
 part of a slot (the standard Attention scans all of it), and MatMulNBits computes on int8 blocks.
+`StandardLowering` is what TensorRT compiles.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from onnx import TensorProto
 from services.inference.graph.writer import GraphWriter
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.quantization import BLOCK, stack
+from services.inference.llm.standard_graph import OPSETS as STANDARD_OPSETS
+from services.inference.llm.standard_graph import StandardForm, StandardLowering
 from services.inference.llm.weights import Precision, WeightSource
 
 GRAPH_VERSION = 3
@@ -72,6 +75,15 @@ def build_decoder_graph(
     lowering = OrtLowering(writer, weights, config, context_tokens, precision)
     _walk(lowering, config.layers)
     return writer.save(_OPSETS)
+
+
+def build_standard_decoder_graph(
+    weights: WeightSource, config: LlamaConfig, *, positions: int, form: StandardForm, folder: Path
+) -> Path:
+    """Writes the graph in standard operators, for slots of so many positions; returns its path."""
+    writer = GraphWriter("decoder", folder)
+    _walk(StandardLowering(writer, weights, config, positions, form), config.layers)
+    return writer.save(STANDARD_OPSETS)
 
 
 def _walk(to: Lowering, layers: int) -> None:
