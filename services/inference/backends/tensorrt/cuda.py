@@ -1,0 +1,195 @@
+"""A GPU by CUDA's driver interface: the one module that imports `cuda.bindings`.
+
+The driver is all that a machine must have; torch is not asked for. The device's primary context is
+used, which TensorRT uses as well, so that addresses and streams mean the same to both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.inference.backends.backend import BackendFailed, BackendUnavailable, Obstacle
+from services.inference.backends.tensorrt.gpu import (
+    Architecture,
+    GpuFacts,
+    OutOfDeviceMemory,
+    Rows,
+)
+
+_BACKEND = "tensorrt"
+_NAME_BYTES = 256
+
+
+class CudaGpu:
+    """The first GPU that the driver shows (CUDA_VISIBLE_DEVICES says which that is)."""
+
+    def __init__(self, driver: Any, device: Any) -> None:
+        self._driver = driver
+        self._device = device
+        self._context = self._call("cuDevicePrimaryCtxRetain", device)
+        self.activate()
+        self.facts = read_facts(driver, device)
+        flag = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+        self._stream = self._call("cuStreamCreate", int(flag))
+        self._allocated: list[int] = []
+        self._pinned: list[int] = []
+        self._graphs: list[Any] = []
+
+    def __repr__(self) -> str:
+        return f"<CudaGpu {self.facts.name} {self.facts.architecture}>"
+
+    @property
+    def stream(self) -> int:
+        """The stream's handle."""
+        return int(self._stream)
+
+    def activate(self) -> None:
+        """Makes the context the calling thread's."""
+        self._call("cuCtxSetCurrent", self._context)
+
+    def free_bytes(self) -> int:
+        """What the driver says is free."""
+        free, _total = self._call("cuMemGetInfo")
+        return int(free)
+
+    def allocate(self, size_bytes: int) -> int:
+        """By cuMemAlloc, whose addresses are multiples of 256."""
+        code, address = self._driver.cuMemAlloc(size_bytes)
+        if code == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise OutOfDeviceMemory(size_bytes, self.free_bytes())
+        self._check("cuMemAlloc", code)
+        self._allocated.append(int(address))
+        self._call("cuMemsetD8Async", address, 0, size_bytes, self._stream)
+        return int(address)
+
+    def pinned(self, size_bytes: int) -> NDArray[np.uint8]:
+        """By cuMemAllocHost."""
+        address = int(self._call("cuMemAllocHost", size_bytes))
+        self._pinned.append(address)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
+
+    def to_device(self, address: int, values: NDArray[Any]) -> None:
+        """Asynchronously."""
+        source = values.ctypes.data
+        self._call("cuMemcpyHtoDAsync", address, source, values.nbytes, self._stream)
+
+    def to_host(self, values: NDArray[Any], address: int) -> None:
+        """Asynchronously."""
+        target = values.ctypes.data
+        self._call("cuMemcpyDtoHAsync", target, address, values.nbytes, self._stream)
+
+    def copy_rows(self, target: int, source: int, rows: Rows) -> None:
+        """One copy in two dimensions."""
+        copy = self._driver.CUDA_MEMCPY2D()
+        copy.srcMemoryType = copy.dstMemoryType = self._driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        copy.srcDevice, copy.dstDevice = source, target
+        copy.srcPitch = copy.dstPitch = rows.pitch_bytes
+        copy.WidthInBytes, copy.Height = rows.width_bytes, rows.count
+        self._call("cuMemcpy2DAsync", copy, self._stream)
+
+    def synchronize(self) -> None:
+        """Waits for the stream, and learns of errors of what ran on it."""
+        self._call("cuStreamSynchronize", self._stream)
+
+    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """A CUDA graph of what the function enqueues."""
+        # Other threads of the process may allocate meanwhile; only ours is held to the rules.
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._call("cuStreamBeginCapture", self._stream, mode)
+        try:
+            enqueue()
+        except BaseException:
+            self._driver.cuStreamEndCapture(self._stream)  # the stream is of use again
+            raise
+        graph = self._call("cuStreamEndCapture", self._stream)
+        program = self._call("cuGraphInstantiate", graph, 0)
+        self._call("cuGraphDestroy", graph)
+        self._graphs.append(program)
+        return lambda: self._call("cuGraphLaunch", program, self._stream)
+
+    def close(self) -> None:
+        """Frees graphs, memory and stream, and lets go of the context."""
+        self.activate()
+        for program in self._graphs:
+            self._call("cuGraphExecDestroy", program)
+        for address in self._allocated:
+            self._call("cuMemFree", address)
+        for address in self._pinned:
+            self._call("cuMemFreeHost", address)
+        self._call("cuStreamDestroy", self._stream)
+        self._call("cuDevicePrimaryCtxRelease", self._device)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        code, *values = getattr(self._driver, name)(*arguments)
+        self._check(name, code)
+        return values[0] if len(values) == 1 else tuple(values)
+
+    def _check(self, name: str, code: Any) -> None:
+        if code != self._driver.CUresult.CUDA_SUCCESS:
+            raise BackendFailed(f"CUDA: {name}: {code.name}")
+
+
+def open_gpu() -> CudaGpu:
+    """The first GPU of this machine; raises `BackendUnavailable` if there is none to be used."""
+    driver, device = _first_device()
+    return CudaGpu(driver, device)
+
+
+def find_gpu() -> GpuFacts:
+    """What the first GPU is, without taking anything of it; raises like `open_gpu`."""
+    return read_facts(*_first_device())
+
+
+def read_facts(driver: Any, device: Any) -> GpuFacts:
+    """Asks the driver; it takes no context."""
+    attributes = driver.CUdevice_attribute
+
+    def ask(name: str, *arguments: Any) -> Any:
+        code, value = getattr(driver, name)(*arguments)
+        if code != driver.CUresult.CUDA_SUCCESS:
+            raise _no_gpu(f"{name}: {code.name}")
+        return value
+
+    major = attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    minor = attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    name = ask("cuDeviceGetName", _NAME_BYTES, device).split(b"\0")[0].decode()
+    architecture = Architecture(
+        int(ask("cuDeviceGetAttribute", major, device)),
+        int(ask("cuDeviceGetAttribute", minor, device)),
+    )
+    return GpuFacts(name, architecture, int(ask("cuDeviceTotalMem", device)))
+
+
+def _first_device() -> tuple[Any, Any]:
+    driver = _load_driver()
+    try:
+        (code,) = driver.cuInit(0)
+        if code == driver.CUresult.CUDA_SUCCESS:
+            code, device = driver.cuDeviceGet(0)
+    except RuntimeError as error:  # the bindings' way to say that there is no driver
+        raise _no_gpu(str(error)) from error
+    if code != driver.CUresult.CUDA_SUCCESS:
+        raise _no_gpu(code.name)
+    return driver, device
+
+
+def _load_driver() -> Any:
+    try:
+        return importlib.import_module("cuda.bindings.driver")
+    except ImportError as error:
+        raise BackendUnavailable(
+            _BACKEND,
+            Obstacle.MISSING_LIBRARY,
+            f"cuda.bindings cannot be imported ({error}); install it: "
+            "pip install 'ringmesh[tensorrt]'",
+        ) from error
+
+
+def _no_gpu(why: str) -> BackendUnavailable:
+    return BackendUnavailable(_BACKEND, Obstacle.NO_GPU, why)
