@@ -12,7 +12,10 @@ REQUEST_ID_HEADER = "x-request-id"
 EXPECTED_TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
 """How long Envoy will wait for the answer; absent on routes without a timeout."""
 
-_CARRIED = (SESSION_HEADER, REQUEST_ID_HEADER)
+FORWARDED_HEADER = "x-forwarded-for"
+"""The edge puts the address of whoever connected to it last."""
+
+_CARRIED = (SESSION_HEADER, REQUEST_ID_HEADER, FORWARDED_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class Caller:
     session: str | None = None
     request_id: str | None = None
     timeout_s: float | None = None
+    address: str | None = None
+    """Where the caller connected from, if it came through the edge."""
 
     def time_remaining(self) -> float | None:
         """Seconds that the caller waits from now on, None without a deadline."""
@@ -37,6 +42,7 @@ def caller_from_metadata(
         session=_text(found.get(SESSION_HEADER)),
         request_id=_text(found.get(REQUEST_ID_HEADER)),
         timeout_s=remaining_s(context),
+        address=_last(_text(found.get(FORWARDED_HEADER))),
     )
 
 
@@ -48,8 +54,13 @@ def caller_from_headers(headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         session=found.get(SESSION_HEADER),
         request_id=found.get(REQUEST_ID_HEADER),
         timeout_s=int(timeout_ms) / 1000 if timeout_ms.isdecimal() else None,
+        address=_last(found.get(FORWARDED_HEADER)),
     )
 
 
 def _text(value: str | bytes | None) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _last(addresses: str | None) -> str | None:
+    return None if addresses is None else addresses.rpartition(",")[2].strip()
