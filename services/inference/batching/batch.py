@@ -1,17 +1,31 @@
 """Which of the waiting rows run together next, and when: pure.
 
-Rows run together only with rows of their own width, and a row's width (what it is padded to)
-follows from the row alone: it is the same whether the row runs by itself or in company, so that
-company cannot change an answer.
+Rows run together only with rows of their own kind: of one key (say datatypes and shapes after
+padding) and one width (the size of what they are padded to). Both follow from the row alone: it is
+the same whether the row runs by itself or in company, so that company cannot change an answer.
 
-A batch is due when it is full or when its oldest row has waited long enough. Of several that are
-due the one with the oldest row goes first, so that a rare width is never starved by a popular one.
+A batch is due when it has reached a preferred size, when it is full, or when its oldest row has
+waited long enough. It has the rows of higher levels first; what room is left goes to lower ones. Of
+several batches that are due, the one with the highest level goes first, then the one with the
+oldest row, so that a rare kind is never starved by a popular one.
+
+A row that is late (its queue policy says DELAY) makes nothing due while a row in time waits at its
+level or a higher one; it may fill up a batch of its kind that is due anyway.
+
+What a row can rely on: once its delay has passed, each decision runs a row that stands before it
+(of a higher level, or earlier at its own) or the row itself. So it waits for no more decisions than
+there are rows before it; only arrivals at higher levels add to them. A lower level, and rows that
+are late, may wait without end under such arrivals: a queue policy's timeout is what bounds that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from math import inf
+
+from mesh.batching_options import BatchingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +34,23 @@ class BatchLimits:
 
     max_batch_size: int
     max_queue_delay_s: float
-    max_batch_width: int
+    max_batch_width: int | None = None
+    preferred_sizes: tuple[int, ...] = ()
 
     def rows_of(self, width: int) -> int:
         """How many rows of this width run together; a single one always may."""
+        if self.max_batch_width is None:
+            return self.max_batch_size
         return max(1, min(self.max_batch_size, self.max_batch_width // max(width, 1)))
+
+    def ready_size(self, width: int, waiting: int) -> int:
+        """The size that need not wait for more: the largest preferred, else a full one; or 0."""
+        most = self.rows_of(width)
+        there = min(waiting, most)
+        preferred = [size for size in self.preferred_sizes if size <= there]
+        if preferred:
+            return preferred[-1]
+        return most if waiting >= most else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +58,24 @@ class Row:
     """A waiting row; `number` counts arrivals, times are on the monotonic clock."""
 
     number: int
+    key: Hashable
     width: int
     arrived_s: float
+    level: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lane:
+    """The rows of one kind that wait at one level, late ones apart, in their order; never empty."""
+
+    level: int
+    is_late: bool
+    rows: Mapping[int, Row]
+
+    @property
+    def head(self) -> Row:
+        """The row that is next."""
+        return next(iter(self.rows.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +86,55 @@ class Decision:
     wait_s: float | None = None
 
 
-def form_batch(rows: Iterable[Row], now_s: float, limits: BatchLimits) -> Decision:
-    """Decides; rows come in the order of their arrival, and a batch keeps it."""
-    widths: dict[int, list[Row]] = {}
-    for row in rows:
-        widths.setdefault(row.width, []).append(row)
-    # A dict keeps insertion order: the widths stand in the order of their oldest rows.
-    due_s = {width: _due_s(waiting, limits) for width, waiting in widths.items()}
-    for width, waiting in widths.items():
-        if due_s[width] <= now_s:
-            chosen = waiting[: limits.rows_of(width)]
-            return Decision(batch=tuple(row.number for row in chosen))
-    return Decision(wait_s=min(due_s.values()) - now_s if due_s else None)
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """The next batch of a kind; `rank` says which of those that are due goes first."""
+
+    due_s: float
+    rank: tuple[int, bool, int]
+    size: int
+    lanes: Sequence[Lane]
+
+    def decide(self) -> Decision:
+        numbers = chain.from_iterable(lane.rows for lane in self.lanes)
+        return Decision(batch=tuple(islice(numbers, self.size)))
 
 
-def _due_s(waiting: list[Row], limits: BatchLimits) -> float:
-    oldest = waiting[0]
-    is_full = len(waiting) >= limits.rows_of(oldest.width)
-    return oldest.arrived_s if is_full else oldest.arrived_s + limits.max_queue_delay_s
+def make_limits(options: BatchingOptions, max_batch_width: int | None = None) -> BatchLimits:
+    """The limits that a manifest sets."""
+    return BatchLimits(
+        options.max_batch_size,
+        options.max_queue_delay_ms / 1000,
+        max_batch_width,
+        options.preferred_batch_sizes,
+    )
+
+
+def form_batch(kinds: Iterable[Sequence[Lane]], now_s: float, limits: BatchLimits) -> Decision:
+    """Decides; each kind is its lanes, higher levels first and late rows last in their level."""
+    kinds = tuple(kinds)
+    in_time = (lane.level for lanes in kinds for lane in lanes if not lane.is_late)
+    highest = min(in_time, default=inf)
+    candidates = [each for lanes in kinds if (each := _candidate(lanes, highest, limits))]
+    due = [each for each in candidates if each.due_s <= now_s]
+    if due:
+        return min(due, key=lambda each: each.rank).decide()
+    return Decision(wait_s=min(each.due_s for each in candidates) - now_s if candidates else None)
+
+
+def _candidate(lanes: Sequence[Lane], highest: float, limits: BatchLimits) -> _Candidate | None:
+    """The next batch of a kind, if one of its rows may make it due; `highest` waits in time."""
+    eager = [lane for lane in lanes if not lane.is_late or lane.level < highest]
+    if not eager:
+        return None
+    first, head = eager[0], eager[0].head
+    waiting = sum(len(lane.rows) for lane in lanes)
+    ready = limits.ready_size(head.width, waiting)
+    is_due = ready or any(lane.is_late for lane in eager)
+    oldest_s = min(lane.head.arrived_s for lane in eager)
+    return _Candidate(
+        due_s=-inf if is_due else oldest_s + limits.max_queue_delay_s,
+        rank=(first.level, first.is_late, head.number),
+        size=ready or min(waiting, limits.rows_of(head.width)),
+        lanes=eager + [lane for lane in lanes if lane not in eager],
+    )

@@ -1,236 +1,295 @@
-"""Runs rows of concurrent callers together: the queue and the loop around `form_batch`.
+"""Runs rows of concurrent callers together: the queue and the loops around `form_batch`.
 
 Each caller waits for its own rows and gets its own results, in its own order. A caller that leaves
-takes its waiting rows along; one whose deadline passes is told so. Batches run one at a time in a
-thread of their own; rows that arrive meanwhile wait, and so find company. It knows neither models
-nor tensors: a row is whatever `run` understands.
+takes its waiting rows along; one whose deadline passes is told so, whatever the engine is doing.
+Each instance of the model runs one batch at a time in a thread of its own; rows that arrive
+meanwhile wait, and so find company. It knows neither models nor tensors: a row is whatever `run`
+understands.
+
+**One bad row fails alone.** When a batch fails that had rows of several callers in it, each
+caller's part is run again by itself, once, and only a part that fails again fails its caller. That
+is right because runs are pure: nobody has had anything of the failed run, and running a row again
+gives what it would have given. It is bounded: a batch of n rows costs n further runs at the most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mesh.errors import (
-    DeadlineExceeded,
-    Internal,
-    InvalidArgument,
-    RingmeshError,
-    Unavailable,
-)
+from mesh.batching_options import BatchingOptions
+from mesh.errors import DeadlineExceeded, Internal, RingmeshError, Unavailable
 from mesh.logs import get_logger
-from services.inference.batching.backlog import Backlog
-from services.inference.batching.batch import BatchLimits, Row, form_batch
-from services.inference.batching.terms import NO_LEVELS, Terms, check_level
-from services.inference.models.timing import Execution, Timing
+from services.inference.batching.batch import BatchLimits, Row, form_batch, make_limits
+from services.inference.batching.call import Batched, Call, Waiting
+from services.inference.batching.door import Door
+from services.inference.batching.metrics import BatchMeter
+from services.inference.batching.row_queue import RowQueue
+from services.inference.batching.run import Item, Ran, Run
+from services.inference.batching.terms import ANY_TIME, Terms
+from services.inference.models.timing import Execution
 
 P = TypeVar("P")  # a row's payload
 R = TypeVar("R")  # its result
 
 _log = get_logger(__name__)
 
-Run = Callable[[Sequence[P], int], Sequence[R]]
-
 
 @dataclass(frozen=True, slots=True)
-class Batched(Generic[R]):
-    """A caller's results, and when they were made."""
+class Instance(Generic[P, R]):
+    """What runs batches, one at a time, and the thread that it runs them in."""
 
-    results: Sequence[R]
-    timing: Timing
-
-
-@dataclass(eq=False, slots=True)
-class _Call(Generic[R]):
-    deadline_s: float | None
-    queued_ns: int
-    done: asyncio.Future[None]
-    results: dict[int, R] = field(default_factory=dict)
-    waiting: int = 0
-    began_ns: int = 0
-    executions: list[Execution] = field(default_factory=list)
-
-    def fail(self, error: RingmeshError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def answer(self) -> Batched[R]:
-        ordered = [self.results[number] for number in sorted(self.results)]
-        timing = Timing(
-            began_ns=self.began_ns,
-            ended_ns=time.time_ns(),
-            executions=tuple(self.executions),
-            rows=len(ordered),
-            queued_ns=self.queued_ns,
-        )
-        return Batched(ordered, timing)
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[P, R]):
-    row: Row
-    payload: P
-    call: _Call[R]
+    run: Run[P, R]
+    executor: Executor
 
 
 class Batcher(Generic[P, R]):
     """The queue of one model."""
 
     def __init__(
-        self, run: Run[P, R], limits: BatchLimits, *, max_rows: int, executor: ThreadPoolExecutor
+        self,
+        name: str,
+        instances: Sequence[Instance[P, R]],
+        limits: BatchLimits,
+        door: Door,
+        meter: BatchMeter,
     ) -> None:
-        self._run = run
+        self._name = name
+        self._instances = instances
         self._limits = limits
-        self._max_rows = max_rows
-        self._executor = executor
-        self._waiting: dict[int, _Waiting[P, R]] = {}
+        self._door = door
+        self._meter = meter
+        self._queue = RowQueue()
+        self._waiting: dict[int, Waiting[P, R]] = {}
         self._arrivals = 0
-        self._arrived = asyncio.Event()
-        self._backlog = Backlog(max_rows, "rows")
+        self._changed = asyncio.Event()
         self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"<Batcher waiting={len(self._waiting)} of {self._max_rows}>"
+        return f"<Batcher {self._name} waiting={len(self._queue)} {self._queue!r}>"
 
-    async def submit(self, rows: Sequence[tuple[P, int]], terms: Terms) -> Batched[R]:
-        """The results of these rows (each with its width), in their order.
+    async def submit(self, items: Sequence[Item[P]], terms: Terms = ANY_TIME) -> Batched[R]:
+        """The results of these rows, in their order.
 
         Raises:
-            InvalidArgument: more rows than the queue ever takes.
-            QueueFull: too many rows wait already.
+            InvalidArgument: there is no such priority, or never room for so many rows.
+            QueueFull: too many rows wait already at this priority.
             DeadlineTooShort: the rows' turn would come too late.
-            DeadlineExceeded: the deadline passed.
+            DeadlineExceeded: the deadline passed, or the timeout that its level sets.
         """
-        loop = asyncio.get_running_loop()
-        check_level(terms.priority, NO_LEVELS)
-        ends = [] if terms.deadline_s is None else [terms.deadline_s]
-        ends += [] if terms.timeout_s is None else [time.monotonic() + terms.timeout_s]
-        call: _Call[R] = _Call(min(ends, default=None), time.time_ns(), loop.create_future())
-        self._admit(len(rows), call)
-        numbers = [self._enqueue(row, width, call) for row, width in rows]
-        if not rows:
-            call.began_ns = call.queued_ns
+        try:
+            call = self._admit(items, terms)
+        except RingmeshError as error:
+            self._meter.count_refused(error.reason)
+            raise
+        if not items:
             return call.answer()
         try:
-            await call.done
+            with self._timers(call, terms):
+                await call.done
             return call.answer()
         finally:
             call.done.cancel()  # nobody waits for it any more
-            for number in numbers:
-                self._waiting.pop(number, None)
+            self._withdraw(call)
+
+    def waiting(self, level: int) -> int:
+        """How many rows wait at a level."""
+        return self._queue.waiting(level)
 
     async def run_batches(self) -> None:
         """Works until cancelled; whoever still waits then is told."""
         try:
-            while True:
-                self._drop_late()
-                rows = (waiting.row for waiting in self._waiting.values())
-                decision = form_batch(rows, time.monotonic(), self._limits)
-                if decision.batch:
-                    await self._run_batch([self._waiting.pop(n) for n in decision.batch])
-                else:
-                    await self._wait(decision.wait_s)
+            async with asyncio.TaskGroup() as workers:
+                for instance in self._instances:
+                    workers.create_task(self._work(instance))
         finally:
             self._close()
 
-    def _admit(self, count: int, call: _Call[R]) -> None:
+    def _admit(self, items: Sequence[Item[P]], terms: Terms) -> Call[R]:
         if self._is_closed:
-            raise Unavailable("the model is being unloaded")
-        if count > self._max_rows:
-            raise InvalidArgument(
-                f"inputs: {count} rows are more than the {self._max_rows} that may wait",
-                field="inputs",
-            )
-        self._backlog.check(len(self._waiting), count, call.deadline_s, time.monotonic())
-
-    def _enqueue(self, payload: P, width: int, call: _Call[R]) -> int:
-        self._arrivals += 1
-        row = Row(self._arrivals, width, time.monotonic())
-        self._waiting[row.number] = _Waiting(row, payload, call)
-        call.waiting += 1
-        self._arrived.set()
-        return row.number
-
-    def _drop_late(self) -> None:
-        now_s = time.monotonic()
-        for waiting in list(self._waiting.values()):
-            if waiting.call.deadline_s is not None and waiting.call.deadline_s <= now_s:
-                del self._waiting[waiting.row.number]
-                waiting.call.fail(DeadlineExceeded("the deadline passed in the queue"))
-
-    async def _wait(self, wait_s: float | None) -> None:
-        """Until a row arrives, a batch is due or a deadline passes."""
-        self._arrived.clear()
-        calls = (waiting.call for waiting in self._waiting.values())
-        deadlines_s = [call.deadline_s for call in calls if call.deadline_s is not None]
-        ends = [] if wait_s is None else [wait_s]
-        ends += [deadline_s - time.monotonic() for deadline_s in deadlines_s]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(min(ends, default=None)):
-                await self._arrived.wait()
-
-    async def _run_batch(self, batch: Sequence[_Waiting[P, R]]) -> None:
-        began_ns = time.time_ns()
-        for waiting in batch:
-            waiting.call.began_ns = waiting.call.began_ns or began_ns
-        payloads = [waiting.payload for waiting in batch]
+            raise _unloading()
         loop = asyncio.get_running_loop()
+        level = self._door.level_of(terms)
+        keys = (item.key for item in items)
+        self._door.check(self._queue, level, keys, terms.deadline_s, loop.time())
+        call: Call[R] = Call(level, loop.create_future())
+        call.numbers = [self._enqueue(item, call, loop.time()) for item in items]
+        self._changed.set()
+        return call
+
+    def _enqueue(self, item: Item[P], call: Call[R], now_s: float) -> int:
+        self._arrivals += 1
+        number = self._arrivals
+        row = Row(number, item.key, item.width, now_s, call.level)
+        self._waiting[number] = Waiting(row, item.payload, call)
+        self._queue.add(row)
+        return number
+
+    @contextmanager
+    def _timers(self, call: Call[R], terms: Terms) -> Iterator[None]:
+        """Ends the call at its deadline, and does at its timeout what the level's policy says."""
+        loop = asyncio.get_running_loop()
+        policy = self._door.policy_of(call.level)
+        timeout_s = policy.timeout_s(terms.timeout_s)
+        act = self._delay if policy.timeout_action == "DELAY" else self._expire
+        timers = []
+        if terms.deadline_s is not None:
+            timers.append(loop.call_at(terms.deadline_s, self._expire, call))
+        if timeout_s is not None:
+            timers.append(loop.call_later(timeout_s, act, call))
         try:
-            results = await loop.run_in_executor(
-                self._executor, self._run, payloads, batch[0].row.width
+            yield
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _expire(self, call: Call[R]) -> None:
+        if call.is_over:
+            return
+        place = "in the queue" if set(call.numbers) & self._waiting.keys() else "during the run"
+        error = DeadlineExceeded(f"the deadline passed {place}")
+        self._meter.count_refused(error.reason)
+        self._fail(call, error)
+
+    def _delay(self, call: Call[R]) -> None:
+        for number in call.numbers:
+            self._queue.delay(number)
+        self._changed.set()
+
+    def _fail(self, call: Call[R], error: RingmeshError) -> None:
+        call.fail(error)
+        self._withdraw(call)
+
+    def _withdraw(self, call: Call[R]) -> None:
+        for number in call.numbers:
+            if self._waiting.pop(number, None) is not None:
+                self._queue.remove(number)
+
+    async def _work(self, instance: Instance[P, R]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            decision = form_batch(self._queue.kinds(), loop.time(), self._limits)
+            if decision.batch:
+                await self._run_batch(instance, decision.batch)
+                continue
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(decision.wait_s):
+                    await self._changed.wait()
+
+    async def _run_batch(self, instance: Instance[P, R], numbers: Sequence[int]) -> None:
+        batch = [self._waiting.pop(number) for number in numbers]
+        for number in numbers:
+            self._queue.remove(number)
+        self._begin(batch)
+        try:
+            await self._run_parts(instance, batch)
+        except asyncio.CancelledError:
+            for waiting in batch:
+                self._fail(waiting.call, _unloading())
+            raise
+        self._door.count_departures(waiting.call.level for waiting in batch)
+
+    def _begin(self, batch: Sequence[Waiting[P, R]]) -> None:
+        now_ns = time.time_ns()
+        calls = {waiting.call for waiting in batch if not waiting.call.began_ns}
+        self._meter.count_batch(len(batch), ((now_ns - call.queued_ns) / 1e9 for call in calls))
+        for call in calls:
+            call.began_ns = now_ns
+
+    async def _run_parts(self, instance: Instance[P, R], batch: Sequence[Waiting[P, R]]) -> None:
+        """All of it together; if that fails, each caller's part, so that the others have theirs."""
+        error = await self._attempt(instance, batch)
+        if error is None:
+            return
+        parts = _by_caller(batch)
+        if len(parts) == 1:
+            self._fail(batch[0].call, error)
+            return
+        for call, part in parts.items():
+            if not call.is_over and (error := await self._attempt(instance, part)):
+                self._fail(call, error)
+
+    async def _attempt(
+        self, instance: Instance[P, R], batch: Sequence[Waiting[P, R]]
+    ) -> RingmeshError | None:
+        """Runs these rows and delivers their results; the error if that fails."""
+        loop = asyncio.get_running_loop()
+        began_ns, began_s = time.time_ns(), loop.time()
+        key, payloads = batch[0].row.key, [waiting.payload for waiting in batch]
+        try:
+            ran = await loop.run_in_executor(
+                instance.executor, _checked, instance.run, payloads, key
             )
         except RingmeshError as error:
             _log.error("batch failed", batcher=repr(self), rows=len(batch), error=error.message)
-            _fail(batch, error)
+            return error
         except Exception:  # noqa: BLE001 - whatever a backend does to one batch, the others go on
             _log.exception("batch failed unexpectedly", batcher=repr(self), rows=len(batch))
-            _fail(batch, Internal("the model failed; the node's log has the details"))
-        except asyncio.CancelledError:
-            _fail(batch, Unavailable("the model is being unloaded"))
-            raise
-        else:
-            _deliver(batch, results, Execution(len(batch), began_ns, time.time_ns()))
-        self._backlog.count(len(batch))
+            return Internal("the model failed; the node's log has the details")
+        now_s = loop.time()
+        self._door.count_run(key, len(batch), now_s - began_s, now_s)
+        execution = Execution(len(batch), began_ns, time.time_ns(), ran.input_ns, ran.output_ns)
+        for waiting, result in zip(batch, ran.results, strict=True):
+            waiting.call.deliver(waiting.row.number, result, execution)
+        return None
 
     def _close(self) -> None:
         self._is_closed = True
-        _fail(list(self._waiting.values()), Unavailable("the model is being unloaded"))
-        self._waiting.clear()
+        for waiting in list(self._waiting.values()):
+            self._fail(waiting.call, _unloading())
 
 
 @asynccontextmanager
 async def open_batcher(
-    name: str, run: Run[P, R], limits: BatchLimits, max_rows: int
+    name: str,
+    runs: Sequence[Run[P, R]],
+    options: BatchingOptions,
+    meter: BatchMeter,
+    *,
+    max_rows: int,
+    max_batch_width: int | None = None,
 ) -> AsyncIterator[Batcher[P, R]]:
-    """A batcher at work; leaving the block ends it once the batch under way is done."""
-    executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-    batcher = Batcher(run, limits, max_rows=max_rows, executor=executor)
-    task = asyncio.create_task(batcher.run_batches())
-    try:
-        yield batcher
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-        await asyncio.to_thread(executor.shutdown)
+    """A batcher at work; each of `runs` is an instance, called by a thread of its own.
+
+    Leaving the block ends it once the batches under way are done.
+    """
+    async with AsyncExitStack() as stack:
+        executors = [ThreadPoolExecutor(1, thread_name_prefix=name) for _ in runs]
+        for executor in executors:
+            stack.push_async_callback(asyncio.to_thread, executor.shutdown)
+        instances = [Instance(*each) for each in zip(runs, executors, strict=True)]
+        limits, door = make_limits(options, max_batch_width), Door(options, max_rows, len(runs))
+        batcher = Batcher(name, instances, limits, door, meter)
+        stack.push_async_callback(_end, asyncio.create_task(batcher.run_batches()))
+        with meter.showing(options.levels, batcher.waiting):
+            yield batcher
 
 
-def _deliver(batch: Sequence[_Waiting[P, R]], results: Sequence[R], execution: Execution) -> None:
-    for waiting, result in zip(batch, results, strict=True):
-        call = waiting.call
-        call.results[waiting.row.number] = result
-        if execution not in call.executions[-1:]:  # once per call, however many rows it has in it
-            call.executions.append(execution)
-        call.waiting -= 1
-        if not call.waiting and not call.done.done():
-            call.done.set_result(None)
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
-def _fail(batch: Sequence[_Waiting[P, R]], error: RingmeshError) -> None:
+def _checked(run: Run[P, R], payloads: Sequence[P], key: object) -> Ran[R]:
+    ran = run(payloads, key)
+    if len(ran.results) != len(payloads):
+        raise Internal(f"the model gave {len(ran.results)} results for {len(payloads)} rows")
+    return ran
+
+
+def _by_caller(batch: Sequence[Waiting[P, R]]) -> Mapping[Call[R], list[Waiting[P, R]]]:
+    parts: dict[Call[R], list[Waiting[P, R]]] = {}
     for waiting in batch:
-        waiting.call.fail(error)
+        parts.setdefault(waiting.call, []).append(waiting)
+    return parts
+
+
+def _unloading() -> Unavailable:
+    return Unavailable("the model is being unloaded")

@@ -13,14 +13,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from prometheus_client import CollectorRegistry
 
 from mesh.batching_options import BatchingOptions
 from mesh.deployment import VersionSpec
 from mesh.errors import FailedPrecondition, InvalidArgument
 from mesh.tensor import Tensor, encode_raw
 from services.inference.backends.backend import BackendSettings
-from services.inference.batching.batch import BatchLimits
-from services.inference.batching.batcher import Batched, Batcher, open_batcher
+from services.inference.batching.batcher import Batcher, open_batcher
+from services.inference.batching.call import Batched
+from services.inference.batching.metrics import BatchingMetrics
+from services.inference.batching.run import Item, Ran
 from services.inference.batching.terms import ANY_TIME, Terms
 from services.inference.encoders.bert_encoder import (
     BertEncoder,
@@ -103,8 +106,8 @@ class SentenceEncoderModel:
         return await asyncio.to_thread(self._encoder.tokenize, texts)
 
     async def _encode(self, rows: Sequence[TokenIds], terms: Terms) -> Batched[Vector]:
-        longest = self._encoder.max_tokens
-        items = [(row, padded_width(len(row), longest)) for row in rows]
+        widths = [padded_width(len(row), self._encoder.max_tokens) for row in rows]
+        items = [Item(row, width, width) for row, width in zip(rows, widths, strict=True)]
         return await self._batcher.submit(items, terms)
 
     def _output(self, vectors: Sequence[Vector]) -> Tensor:
@@ -138,9 +141,19 @@ async def open_sentence_encoder(
         cache_dir=cache_dir,
         settings=settings,
     )
-    limits = BatchLimits(queue.max_batch_size, queue.max_queue_delay_ms / 1000, BATCH_TOKENS)
+
+    def run(rows: Sequence[TokenIds], width: int) -> Ran[Vector]:
+        return Ran(encoder.encode(rows, width))
+
     lifetime = AsyncExitStack()
     batcher = await lifetime.enter_async_context(
-        open_batcher(spec.manifest.name, encoder.encode, limits, max_queue_rows)
+        open_batcher(
+            spec.manifest.name,
+            [run],
+            queue,
+            BatchingMetrics(CollectorRegistry()).meter(spec.manifest.name, spec.version),
+            max_rows=max_queue_rows,
+            max_batch_width=BATCH_TOKENS,
+        )
     )
     return SentenceEncoderModel(spec, encoder, batcher, queue, lifetime)

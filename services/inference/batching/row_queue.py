@@ -1,0 +1,82 @@
+"""The rows that wait, kept as `form_batch` looks at them: by kind, level and lateness.
+
+It decides nothing and knows no clock. A decision looks at the heads of the lanes and at the rows of
+one batch, so that its cost does not grow with the length of the queue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+from services.inference.batching.batch import Lane, Row
+
+_Kind = tuple[Hashable, int]
+_Place = tuple[int, bool]
+
+
+class RowQueue:
+    """Rows by number."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[_Kind, dict[_Place, dict[int, Row]]] = {}
+        self._places: dict[int, tuple[_Kind, _Place]] = {}
+        self._counts: Counter[_Place] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._places
+
+    def __repr__(self) -> str:
+        return f"<RowQueue {dict(sorted(self._counts.items()))}>"
+
+    def add(self, row: Row) -> None:
+        """The row waits, behind all others of its lane."""
+        self._put(row, (row.level, False))
+
+    def delay(self, number: int) -> None:
+        """The row is late from now on; one that does not wait any more is none."""
+        row = self.remove(number)
+        if row is not None:
+            self._put(row, (row.level, True))
+
+    def remove(self, number: int) -> Row | None:
+        """The row waits no more; None if it did not."""
+        place = self._places.pop(number, None)
+        if place is None:
+            return None
+        kind, lane = place
+        lanes = self._kinds[kind]
+        row = lanes[lane].pop(number)
+        if not lanes[lane]:
+            del lanes[lane]
+        if not lanes:
+            del self._kinds[kind]
+        self._counts[lane] -= 1
+        return row
+
+    def kinds(self) -> Iterator[Sequence[Lane]]:
+        """The lanes of each kind in their order; views, good until the queue changes."""
+        for lanes in self._kinds.values():
+            yield [Lane(*place, rows) for place, rows in sorted(lanes.items(), key=_place_of)]
+
+    def waiting(self, level: int) -> int:
+        """How many rows wait at a level, in time or late."""
+        return self._counts[level, False] + self._counts[level, True]
+
+    def ahead(self, level: int) -> int:
+        """How many rows have their turn before one that joins this level."""
+        counts = self._counts.items()
+        return sum(count for (other, is_late), count in counts if other <= level and not is_late)
+
+    def _put(self, row: Row, place: _Place) -> None:
+        kind = (row.key, row.width)
+        self._kinds.setdefault(kind, {}).setdefault(place, {})[row.number] = row
+        self._places[row.number] = (kind, place)
+        self._counts[place] += 1
+
+
+def _place_of(lane: tuple[_Place, Mapping[int, Row]]) -> _Place:
+    return lane[0]
