@@ -48,7 +48,13 @@ _BY_METHODS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-INFER_EXTENSIONS: Final = ("classification", "parameters")
+INFER_EXTENSIONS: Final = (
+    "classification",
+    "parameters",
+    "schedule_policy",
+    "sequence",
+    "sequence(string_id)",
+)
 """What ModelInfer does beyond the protocol, wherever it is asked."""
 REST_EXTENSIONS: Final = ("binary_tensor_data",)
 """What comes with REST."""

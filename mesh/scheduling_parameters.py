@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mesh.errors import InvalidArgument, Unimplemented
+from mesh.errors import InvalidArgument
 from mesh.pb.inference_pb2 import InferParameter
 
 US_PER_S = 1_000_000
+USUAL_LEVEL = 2
+"""The level of a generation that names none: level 1 goes before it, 3 and above after."""
+LOWEST_LEVEL = 100
 _INTEGERS = ("int64_param", "uint64_param")
 
 
@@ -21,11 +24,8 @@ def requested_timeout_s(
     """How long the caller waits: what is left of its deadline, or less if the request says so.
 
     Raises:
-        InvalidArgument: `timeout` or `priority` is no number of that kind.
-        Unimplemented: the request asks for a priority; 0 stands for the ordinary one.
+        InvalidArgument: it says so in no such number.
     """
-    if _number("priority", parameters):
-        raise Unimplemented("parameters.priority: there are no priority levels; leave it out")
     timeout_s = own_timeout_s(parameters)
     if timeout_s is None:
         return remaining_s
@@ -48,6 +48,19 @@ def requested_priority(parameters: Mapping[str, InferParameter]) -> int:
         InvalidArgument: it is no such number.
     """
     return _number("priority", parameters)
+
+
+def generation_priority(parameters: Mapping[str, InferParameter]) -> int:
+    """The same as the schedulers of language models have it: 0 the usual, the smaller the sooner.
+
+    Raises:
+        InvalidArgument: there is no such level.
+    """
+    level = requested_priority(parameters)
+    if level > LOWEST_LEVEL:
+        field = "parameters.priority"
+        raise InvalidArgument(f"{field}: the levels are 1 to {LOWEST_LEVEL}", field=field)
+    return level - USUAL_LEVEL if level else 0
 
 
 def _number(name: str, parameters: Mapping[str, InferParameter]) -> int:

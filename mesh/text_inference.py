@@ -14,18 +14,13 @@ from typing import Any
 from mesh.errors import InvalidArgument, Unimplemented
 from mesh.infer_stream import mark_final
 from mesh.pb.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
+from mesh.request_parameters import EMPTY_FINAL, RESERVED, RESERVED_PREFIX, check_parameters
+from mesh.scheduling_parameters import generation_priority
 from mesh.tensor import Tensor, validate_request
 from mesh.tensor.raw import LENGTH_PREFIX, refuse, show_shape
 
 TEXT_INPUT = "text_input"
 TEXT_OUTPUT = "text_output"
-EMPTY_FINAL = "triton_enable_empty_final_response"
-"""A client that sends it as true wants a last response without any output."""
-
-_RESERVED = frozenset(
-    {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output"}
-)
-"""Parameters that the protocol's extensions use for other ends; clients send them unasked."""
 
 _INT32 = range(-(2**31), 2**31)
 _UINT64 = range(2**64)
@@ -42,6 +37,7 @@ class TextRequest:
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     sampling: Mapping[str, int | float] = field(default_factory=dict)
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +89,7 @@ def read_text_request(request: ModelInferRequest) -> TextRequest:
     Raises:
         InvalidArgument: it asks for something else, or for it in a wrong way; the field is named.
     """
+    check_parameters(request.parameters)
     prompt = _prompt(validate_request(request))
     for output in request.outputs:
         where = f"outputs.{output.name}"
@@ -105,7 +102,7 @@ def read_text_request(request: ModelInferRequest) -> TextRequest:
     given = {
         name: _read(name, parameter)
         for name, parameter in request.parameters.items()
-        if name not in _RESERVED and not name.startswith("triton_")
+        if name not in RESERVED and not name.startswith(RESERVED_PREFIX)
     }
     stop = given.pop("stop", None)
     return TextRequest(
@@ -114,6 +111,7 @@ def read_text_request(request: ModelInferRequest) -> TextRequest:
         ignore_eos=given.pop("ignore_eos", False),
         stop=() if stop is None else (stop,),
         sampling=given,
+        priority=generation_priority(request.parameters),
     )
 
 

@@ -16,11 +16,18 @@ from mesh.errors import ModelNotReady, RingmeshError, Unavailable
 from mesh.infer_stream import mark_final
 from mesh.pb import inference_pb2 as oip
 from mesh.reference import ModelReference
+from mesh.request_parameters import check_parameters, requested_sequence
 from services.gateway.affinity import affinity_key
 from services.gateway.caller import Caller
 from services.gateway.directory import VersionState, parse_reference
 from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.node_client import Answer, Hop, NodeClient
+from services.gateway.oip.shared_tensor import (
+    fetch_inputs,
+    store_outputs,
+    take_output_places,
+)
+from services.gateway.shared_memory import SharedMemory
 from services.gateway.statistics import FleetStatistics
 from services.gateway.text_inference import BegunText, TextInference
 
@@ -33,22 +40,30 @@ class Dataplane:
     nodes: NodeClient
     fleet: FleetStatistics
     texts: TextInference
-    version: str
+    memory: SharedMemory
     infer_timeout_s: float
 
     async def infer(
         self, request: oip.ModelInferRequest, caller: Caller
     ) -> Answer[oip.ModelInferResponse]:
         """Runs the model that the request names."""
-        reference = parse_reference(
-            request.model_name,
-            request.model_version,
-            field="model_name",
-            version_field="model_version",
-        )
+        places = take_output_places(request)
+        fetch_inputs(request, self.memory, caller)
+        answer = await self._infer(request, caller)
+        store_outputs(answer.message, places, self.memory, caller)
+        return answer
+
+    async def _infer(
+        self, request: oip.ModelInferRequest, caller: Caller
+    ) -> Answer[oip.ModelInferResponse]:
+        if self.is_decoupled(request):
+            return await self.answer_text(request, caller)
+        reference = _reference(request)
         self.watch.now.resolve(reference)
+        check_parameters(request.parameters)
         request.model_name, request.model_version = _addressed(reference)
-        key = affinity_key(session=caller.session, sequence=_sequence(request))
+        sequence = requested_sequence(request.parameters)
+        key = affinity_key(session=caller.session, sequence=sequence)
         return await self.nodes.infer(request, self._hop(reference, caller, key))
 
     def is_decoupled(self, request: oip.ModelInferRequest) -> bool:
@@ -73,14 +88,17 @@ class Dataplane:
 
     async def begin_text(self, request: oip.ModelInferRequest, caller: Caller) -> BegunText:
         """Begins the text of a language model, which comes piece by piece."""
-        reference = parse_reference(
-            request.model_name,
-            request.model_version,
-            field="model_name",
-            version_field="model_version",
-        )
+        reference = _reference(request)
         self.texts.generation.check(reference)
-        return await self.texts.begin(reference, request, caller, _sequence(request))
+        return await self.texts.begin(reference, request, caller)
+
+    async def answer_text(
+        self, request: oip.ModelInferRequest, caller: Caller
+    ) -> Answer[oip.ModelInferResponse]:
+        """The text of a language model as one response."""
+        reference = _reference(request)
+        self.texts.generation.check(reference)
+        return await self.texts.answer(reference, request, caller)
 
     async def is_ready(self, name: str, version: str, caller: Caller) -> bool:
         """Whether a request for this model would be answered now; a node is asked."""
@@ -140,15 +158,11 @@ class Dataplane:
         )
 
 
+def _reference(request: oip.ModelInferRequest) -> ModelReference:
+    name, version = request.model_name, request.model_version
+    return parse_reference(name, version, field="model_name", version_field="model_version")
+
+
 def _addressed(reference: ModelReference) -> tuple[str, str]:
     """Name and version as the node reads them; an alias or a split is resolved by the route."""
     return reference.name, "" if reference.version is None else str(reference.version)
-
-
-def _sequence(request: oip.ModelInferRequest) -> str | int | None:
-    parameter = request.parameters.get("sequence_id")
-    choice = None if parameter is None else parameter.WhichOneof("parameter_choice")
-    if parameter is None or choice not in ("string_param", "int64_param", "uint64_param"):
-        return None
-    value: str | int = getattr(parameter, choice)
-    return value

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import grpc
 from starlette.types import ASGIApp
 
 from mesh.channel import open_channel
+from mesh.oip_service import SERVICE
 from mesh.pb.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from mesh.server import ServiceBinding
 from mesh.telemetry import Telemetry
@@ -28,7 +28,7 @@ from services.gateway.oip.administration_rest import AdministrationRest
 from services.gateway.oip.rest import OipRest
 from services.gateway.oip.rest import render_error as render_oip_error
 from services.gateway.oip.setting import ServerSettings
-from services.gateway.oip_servicer import SERVICE, OipServicer
+from services.gateway.oip_servicer import OipServicer
 from services.gateway.openai.embedding import EmbeddingRest
 from services.gateway.openai.error import render_error as render_openai_error
 from services.gateway.openai.model_list import ModelListRest
@@ -36,6 +36,7 @@ from services.gateway.openai.rest import openai_routes
 from services.gateway.openai.text import TextRest
 from services.gateway.repository import FleetRepository
 from services.gateway.settings import GatewaySettings
+from services.gateway.shared_memory import SharedMemory
 from services.gateway.statistics import FleetStatistics
 from services.gateway.text_inference import TextInference
 
@@ -60,12 +61,13 @@ def make_front(
     statistics = FleetStatistics(fleet)
     generation = TextGeneration(watch, nodes, settings.generate_timeout_s, settings.resume_attempts)
     texts = TextInference(generation)
-    dataplane = Dataplane(watch, nodes, statistics, texts, _version(), settings.infer_timeout_s)
+    memory = SharedMemory()
+    dataplane = Dataplane(watch, nodes, statistics, texts, memory, settings.infer_timeout_s)
     repository = FleetRepository(watch, fleet, dataplane.is_ready)
     server_settings = ServerSettings(LiveSettings(channel))
-    servicer = OipServicer(dataplane, repository, server_settings)
+    servicer = OipServicer(dataplane, repository, server_settings, memory)
     binding = ServiceBinding(SERVICE, add_GRPCInferenceServiceServicer_to_server, servicer)
-    administration = AdministrationRest(repository, server_settings)
+    administration = AdministrationRest(repository, server_settings, memory)
     oip_routes = (*administration.routes(), *OipRest(dataplane).routes())
     protocols = (
         Protocol("/v2", oip_routes, render_oip_error),
@@ -73,13 +75,6 @@ def make_front(
     )
     app = build_app(protocols, telemetry, max_body_bytes=settings.max_body_bytes)
     return Front((binding,), app)
-
-
-def _version() -> str:
-    try:
-        return version("ringmesh")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unreleased"
 
 
 def _openai(

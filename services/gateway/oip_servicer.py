@@ -16,25 +16,31 @@ from mesh.oip_service import (
     method_extensions,
     server_metadata,
 )
-from mesh.oip_service import SERVICE as SERVICE  # noqa: PLC0414  # a re-export
 from mesh.pb import inference_pb2 as oip
 from services.gateway.caller import Caller, caller_from_metadata
 from services.gateway.dataplane import Dataplane
 from services.gateway.node_client import Answer
 from services.gateway.oip.administration_servicer import AdministrationServicer
 from services.gateway.oip.setting import ServerSettings
+from services.gateway.oip.shared_memory_servicer import SharedMemoryServicer
 from services.gateway.repository import FleetRepository
+from services.gateway.shared_memory import SharedMemory
 
 M = TypeVar("M")
 
 
-class OipServicer(AdministrationServicer, OipMethods):
+class OipServicer(AdministrationServicer, SharedMemoryServicer, OipMethods):
     """Serves `inference.GRPCInferenceService`."""
 
     def __init__(
-        self, dataplane: Dataplane, repository: FleetRepository, settings: ServerSettings
+        self,
+        dataplane: Dataplane,
+        repository: FleetRepository,
+        settings: ServerSettings,
+        memory: SharedMemory,
     ) -> None:
-        super().__init__(repository, settings)
+        AdministrationServicer.__init__(self, repository, settings)
+        SharedMemoryServicer.__init__(self, memory)
         self._dataplane = dataplane
 
     async def ServerLive(

@@ -79,9 +79,50 @@ async def test_a_stream_outlives_the_node_that_dies(rig: Rig, stub) -> None:
     assert "".join(map(read_text_output, responses)) == text_of()
 
 
+async def test_a_whole_answer_is_the_streams_text_by_the_same_route(rig: Rig, stub) -> None:
+    responses = [each.infer_response async for each in stub.ModelStreamInfer(iter([request("Hi")]))]
+    call = stub.ModelInfer(request("Hi"))
+    whole = await call
+    assert read_text_output(whole) == "".join(map(read_text_output, responses)) == text_of()
+    assert (whole.id, whole.model_name, whole.model_version) == ("r-1", "smollm2", "1")
+    facts = dict(whole.parameters.items())
+    assert facts["completion_tokens"].int64_param == WORDS
+    assert facts["finish_reason"].string_param == "stop"
+    assert "triton_final_response" not in facts
+    assert dict(await call.initial_metadata())["x-ringmesh-node"] == "node-1"
+    streamed, asked = (each["x-ringmesh-affinity"] for each in rig.node.metadata)
+    assert asked == streamed
+
+
+async def test_a_whole_answer_outlives_the_node_that_dies(rig: Rig, stub, http) -> None:
+    rig.node.deaths = [5]
+    assert read_text_output(await stub.ModelInfer(request("Hi"))) == text_of()
+    assert list(rig.node.generations[-1].resume_token_ids) == list(range(5))
+    rig.node.deaths = [3]
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["Hi"]}
+    answer = await http.post(f"{PATH}/infer", json={"inputs": [tensor]})
+    assert answer.json()["outputs"][0]["data"] == [text_of()]
+
+
+async def test_leaving_a_whole_answer_frees_the_node(rig: Rig, stub) -> None:
+    call = stub.ModelInfer(request("stall"))
+    async with asyncio.timeout(5):
+        await rig.node.stalled.wait()
+        call.cancel()
+        await rig.node.cancelled.wait()
+
+
+@pytest.mark.parametrize(("level", "priority"), [(0, 0), (1, -1), (2, 0), (5, 3)])
+async def test_a_priority_reaches_the_scheduler(rig: Rig, stub, level: int, priority: int) -> None:
+    asked = request("Hi")
+    asked.parameters["priority"].uint64_param = level
+    await stub.ModelInfer(asked)
+    assert rig.node.generations[-1].priority == priority
+
+
 async def test_failures_stand_in_the_stream_and_end_nothing(rig: Rig, stub) -> None:
     wrong = request("Hi", "wrong")
-    wrong.parameters["priority"].uint64_param = 2
+    wrong.parameters["priority"].uint64_param = 101
     refused = request("Hi", "refused")
     refused.parameters["temperature"].double_param = 2
     asked = [request("Hi", "nope", "nope"), wrong, refused, request("Hi", "good")]
@@ -198,7 +239,8 @@ REFUSED = [
     ("smollm2", {"text_input": "Hi", "parameters": {"max_tokens": "5"}}, 400, "max_tokens"),
     ("smollm2", {"text_input": "Hi", "parameters": {"stream": "x"}}, 400, "stream"),
     ("smollm2", {"text_input": "Hi", "temperature": 2}, 400, "9 tokens of 8"),
-    ("smollm2", {"text_input": "Hi", "priority": 1}, 501, "priority"),
+    ("smollm2", {"text_input": "Hi", "priority": 101}, 400, "parameters.priority"),
+    ("smollm2", {"text_input": "Hi", "sequence_start": True}, 400, "parameters.sequence_start"),
     ("smollm2", {"text_input": "\ud800"}, 400, "JSON"),
     ("identity", {"text_input": "Hi"}, 400, "identity"),
     ("nope", {"text_input": "Hi"}, 404, "nope"),

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.errors import InvalidArgument, Unimplemented
+from mesh.errors import InvalidArgument
 from mesh.pb.inference_pb2 import InferParameter
-from mesh.scheduling_parameters import own_timeout_s, requested_priority, requested_timeout_s
+from mesh.scheduling_parameters import (
+    generation_priority,
+    own_timeout_s,
+    requested_priority,
+    requested_timeout_s,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,10 +36,15 @@ def test_no_priority_is_the_default_one() -> None:
     assert requested_priority({"priority": InferParameter(uint64_param=3)}) == 3
 
 
-def test_a_priority_is_refused_and_the_ordinary_one_is_none() -> None:
-    assert requested_timeout_s({"priority": InferParameter(uint64_param=0)}, None) is None
-    with pytest.raises(Unimplemented, match="priority"):
-        requested_timeout_s({"priority": InferParameter(uint64_param=1)}, None)
+@pytest.mark.parametrize(("level", "priority"), [(0, 0), (1, -1), (2, 0), (3, 1), (100, 98)])
+def test_a_generation_s_level_is_a_distance_from_the_usual(level: int, priority: int) -> None:
+    assert generation_priority({"priority": InferParameter(uint64_param=level)}) == priority
+
+
+def test_a_generation_has_no_more_levels_than_the_lowest() -> None:
+    with pytest.raises(InvalidArgument, match="1 to 100") as refused:
+        generation_priority({"priority": InferParameter(uint64_param=101)})
+    assert refused.value.field == "parameters.priority"
 
 
 @pytest.mark.parametrize("name", ["timeout", "priority"])

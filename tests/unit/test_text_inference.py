@@ -43,7 +43,8 @@ def test_parameters_become_sampling_and_limits() -> None:
 
 
 def test_nothing_asked_is_nothing_set() -> None:
-    reserved: Any = {"sequence_id": integer(7), "triton_enable_empty_final_response": integer(1)}
+    empty = InferParameter(bool_param=True)
+    reserved: Any = {"sequence_id": integer(7), "triton_enable_empty_final_response": empty}
     assert read_text_request(make(**reserved)) == read_text_request(make()) == TextRequest("Once")
 
 

@@ -14,7 +14,9 @@ from services.gateway.http.exchange import Exchange, Handler, Routes
 from services.gateway.http.json import json_response, parse_json
 from services.gateway.oip.config_json import message_to_json
 from services.gateway.oip.setting import ServerSettings
+from services.gateway.oip.shared_memory_rest import SharedMemoryRest
 from services.gateway.repository import FleetRepository, NodeState
+from services.gateway.shared_memory import SharedMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class AdministrationRest:
 
     repository: FleetRepository
     settings: ServerSettings
+    memory: SharedMemory
 
     def routes(self) -> Routes:
         """Method, path and handler of every route."""
@@ -32,6 +35,7 @@ class AdministrationRest:
             *_both("/v2/trace/setting", self.trace),
             *_both("/v2/models/{model}/trace/setting", self.trace),
             *_both("/v2/logging", self.log),
+            *SharedMemoryRest(self.memory).routes(),
         )
 
     def _repository_routes(self, prefix: str) -> Routes:

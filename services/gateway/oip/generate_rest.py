@@ -17,8 +17,9 @@ from mesh.errors import InvalidArgument, RingmeshError
 from mesh.infer_stream import FINAL_RESPONSE
 from mesh.logs import get_logger
 from mesh.pb import inference_pb2 as oip
+from mesh.request_parameters import EMPTY_FINAL
 from mesh.tensor import json_to_raw
-from mesh.text_inference import EMPTY_FINAL, TEXT_INPUT, TEXT_OUTPUT, read_text_output
+from mesh.text_inference import TEXT_INPUT, TEXT_OUTPUT, read_text_output
 from services.gateway.dataplane import Dataplane
 from services.gateway.http.event_stream import EventStream, frame
 from services.gateway.http.exchange import Exchange, Routes
@@ -48,11 +49,9 @@ class GenerateRest:
     async def generate(self, exchange: Exchange) -> Response:
         """The whole text in one object."""
         request = _request(exchange, streams=False)
-        begun = await self.dataplane.begin_text(request, exchange.caller)
-        async with aclosing(begun.responses) as responses:
-            made = [response async for response in responses]
-        text = "".join(map(read_text_output, made))
-        return json_response(render(made[-1], text), headers=begun.receipt)
+        answer = await self.dataplane.answer_text(request, exchange.caller)
+        text = read_text_output(answer.message)
+        return json_response(render(answer.message, text), headers=answer.receipt)
 
     async def generate_stream(self, exchange: Exchange) -> Response:
         """An event per piece of the text."""

@@ -12,13 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mesh.errors import InvalidArgument, Unimplemented
+from mesh.errors import InvalidArgument
 from mesh.pb import inference_pb2 as oip
 from mesh.tensor import json_to_raw
 from services.gateway.http.json import parse_json
 from services.gateway.oip.parameters import INT64, parse_parameters
+from services.gateway.oip.shared_tensor import REGION
 
-HEADER_LENGTH = "inference-header-content-length"
+HEADER_LENGTH_FIELD = "Inference-Header-Content-Length"
+HEADER_LENGTH = HEADER_LENGTH_FIELD.lower()
+LENGTH_DIGITS = 19
 
 # These say how tensors travel over HTTP, which is over once the request is a message.
 BINARY_OUTPUT_DEFAULT = "binary_data_output"
@@ -59,18 +62,24 @@ def split_body(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     """The JSON part and the binary part."""
     if header_length is None:
         return body, b""
-    if not header_length.isdecimal() or int(header_length) > len(body):
+    length = _length(header_length)
+    if length is None or length > len(body):
         raise InvalidArgument(
-            f"Inference-Header-Content-Length {header_length[:40]!r} is not a length within "
+            f"{HEADER_LENGTH_FIELD} {header_length[:40]!r} is not a length within "
             f"the {len(body)} bytes of the body",
-            field="Inference-Header-Content-Length",
-        )
-    length = int(header_length)
-    if length == 0:
-        raise Unimplemented(
-            "a raw body without JSON (Inference-Header-Content-Length: 0) is not offered"
+            field=HEADER_LENGTH_FIELD,
         )
     return body[:length], body[length:]
+
+
+def is_raw(header_length: str | None) -> bool:
+    """Whether the body has no JSON part."""
+    return header_length is not None and _length(header_length) == 0
+
+
+def _length(text: str) -> int | None:
+    is_number = text.isdecimal() and len(text) <= LENGTH_DIGITS
+    return int(text) if is_number else None
 
 
 class _Blobs:
@@ -104,9 +113,11 @@ def _add_input(
     shape = _shape(document, where)
     tensor = request.inputs.add(name=name, datatype=datatype, shape=shape)
     parse_parameters(document.get("parameters"), tensor.parameters, field=f"{where}.parameters")
-    if "shared_memory_region" in tensor.parameters:
-        raise Unimplemented(f"{where}: shared memory is not offered; send the bytes")
     size = _take_size(tensor.parameters, where)
+    if REGION in tensor.parameters:
+        if size is not None or "data" in document:
+            raise InvalidArgument(f"{where} is in shared memory and sent as well", field=where)
+        return
     if size is not None:
         if "data" in document:
             raise InvalidArgument(f"{where} has both data and {BINARY_SIZE}", field=where)

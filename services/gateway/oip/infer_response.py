@@ -10,6 +10,7 @@ from mesh.tensor import contents_to_raw, raw_to_json
 from services.gateway.http.json import dump_json
 from services.gateway.oip.infer_request import BINARY_SIZE, OutputForm
 from services.gateway.oip.parameters import render_parameters
+from services.gateway.oip.shared_tensor import REGION
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,9 @@ def render_infer_response(response: oip.ModelInferResponse, form: OutputForm) ->
     for index, tensor in enumerate(response.outputs):
         raw = _raw(response, index)
         rendered = _tensor(tensor)
-        if form.is_binary(tensor.name):
+        if REGION in tensor.parameters:
+            pass  # it is there already
+        elif form.is_binary(tensor.name):
             rendered.setdefault("parameters", {})[BINARY_SIZE] = len(raw)
             blobs.append(raw)
         else:

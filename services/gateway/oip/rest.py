@@ -14,15 +14,22 @@ from services.gateway.dataplane import Dataplane
 from services.gateway.http.compression import accepted_encoding, compress
 from services.gateway.http.exchange import Exchange, Routes
 from services.gateway.http.json import json_response
-from services.gateway.node_client import Answer
+from services.gateway.node_client import RECEIPT_HEADERS, Answer
 from services.gateway.oip.config_json import message_to_json
 from services.gateway.oip.generate_rest import GenerateRest
-from services.gateway.oip.infer_request import HEADER_LENGTH, parse_infer_request
+from services.gateway.oip.infer_request import (
+    HEADER_LENGTH,
+    OutputForm,
+    is_raw,
+    parse_infer_request,
+)
 from services.gateway.oip.infer_response import InferBody, render_infer_response
+from services.gateway.oip.raw_request import make_raw_request
 from services.gateway.oip_servicer import describe_server
 
 MODEL = "/v2/models/{model}"
 VERSION = "/v2/models/{model}/versions/{version}"
+_, VERSION_HEADER = RECEIPT_HEADERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +94,23 @@ class OipRest:
 
     async def infer(self, exchange: Exchange) -> Response:
         """Runs a model."""
-        request, form = parse_infer_request(exchange.body, exchange.headers.get(HEADER_LENGTH))
-        request.model_name, request.model_version = _named(exchange)
+        length = exchange.headers.get(HEADER_LENGTH)
+        if is_raw(length):
+            request, form = await self._raw_request(exchange), OutputForm(default=True)
+        else:
+            request, form = parse_infer_request(exchange.body, length)
+            request.model_name, request.model_version = _named(exchange)
         answer = await self.dataplane.infer(request, exchange.caller)
         rendered = render_infer_response(answer.message, form)
         return await _infer_response(rendered, answer, exchange.headers)
+
+    async def _raw_request(self, exchange: Exchange) -> oip.ModelInferRequest:
+        described = await self.dataplane.metadata(*_named(exchange), exchange.caller)
+        request = make_raw_request(described.message, exchange.body)
+        # Of the version that described itself: another may take something else.
+        request.model_name = described.message.name
+        request.model_version = described.receipt.get(VERSION_HEADER, "")
+        return request
 
 
 async def _infer_response(

@@ -92,10 +92,10 @@ def store_outputs(
     del response.raw_output_contents[:]
     for output, data in zip(response.outputs, raw, strict=True):
         place = places.get(output.name)
-        if place is None:
-            response.raw_output_contents.append(data)
-            continue
-        _write(output, data, place, memory, caller)
+        # An entry for every output, also an empty one: clients find theirs by its position.
+        response.raw_output_contents.append(data if place is None else b"")
+        if place is not None:
+            _write(output, data, place, memory, caller)
 
 
 def _read(place: Place, memory: SharedMemory, caller: Caller) -> bytes:

@@ -18,6 +18,7 @@ from opentelemetry.trace import Tracer
 from mesh.errors import FailedPrecondition
 from mesh.infer_stream import mark_final
 from mesh.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
+from mesh.request_parameters import check_parameters
 from mesh.scheduling_parameters import own_timeout_s, requested_priority, requested_timeout_s
 from mesh.tensor import Tensor, validate_request
 from services.inference.batching.terms import Terms
@@ -111,6 +112,7 @@ class Answering:
 
 def make_terms(request: ModelInferRequest, remaining_s: float | None) -> Terms:
     """What the caller says of its deadline and its turn."""
+    check_parameters(request.parameters)
     return Terms(
         deadline_s=None if remaining_s is None else time.monotonic() + remaining_s,
         priority=requested_priority(request.parameters),

@@ -97,6 +97,7 @@ def make_generation_request(
         sampling=SamplingRequest(**asked.sampling),  # type: ignore[arg-type]  # names are checked
         timeout_s=timeout_s,
         session=session,
+        priority=asked.priority,
     )
 
 

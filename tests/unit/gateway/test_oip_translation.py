@@ -14,7 +14,12 @@ from mesh.pb import inference_pb2 as oip
 from mesh.pb import model_config_pb2
 from mesh.tensor import encode_raw, raw_to_json
 from services.gateway.oip.config_json import message_to_json
-from services.gateway.oip.infer_request import OutputForm, parse_infer_request, split_body
+from services.gateway.oip.infer_request import (
+    OutputForm,
+    is_raw,
+    parse_infer_request,
+    split_body,
+)
 from services.gateway.oip.infer_response import render_infer_response
 from services.gateway.oip.parameters import parse_parameters, render_parameters
 
@@ -153,17 +158,20 @@ def test_half_a_surrogate_pair_is_no_name() -> None:
 def test_the_header_length_splits_the_body() -> None:
     assert split_body(b"{}abc", "2") == (b"{}", b"abc")
     assert split_body(b"{}", None) == (b"{}", b"")
-    with pytest.raises(Unimplemented):
-        split_body(b"abc", "0")
-    for wrong in ("6", "-1", "x", ""):
+    assert [is_raw(each) for each in ("0", "00", "1", "", "x", None)] == [True] * 2 + [False] * 4
+    for wrong in ("6", "-1", "x", "", "9" * 5000):
         with pytest.raises(InvalidArgument):
             split_body(b"{}abc", wrong)
 
 
-def test_shared_memory_is_not_offered() -> None:
+def test_an_input_in_shared_memory_is_not_sent() -> None:
     tensor = {"name": "x", "datatype": "INT8", "shape": [1]}
     tensor["parameters"] = {"shared_memory_region": "r", "shared_memory_byte_size": 1}
-    with pytest.raises(Unimplemented, match=r"inputs\.x"):
+    request, _ = parse_infer_request(json.dumps({"inputs": [tensor]}).encode(), None)
+    assert request.inputs[0].parameters["shared_memory_region"].string_param == "r"
+    assert not request.raw_input_contents
+    tensor["data"] = [1]
+    with pytest.raises(InvalidArgument, match=r"inputs\.x"):
         parse_infer_request(json.dumps({"inputs": [tensor]}).encode(), None)
 
 

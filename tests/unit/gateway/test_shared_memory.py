@@ -63,7 +63,7 @@ def test_outputs_go_where_they_are_wanted(memory: SharedMemory, tmp_path: Path) 
     response.outputs.add(name="a")
     response.outputs.add(name="b")
     store_outputs(response, places, memory, HERE)
-    assert list(response.raw_output_contents) == [b"aaaa"]
+    assert list(response.raw_output_contents) == [b"aaaa", b""]
     assert response.outputs[1].parameters["shared_memory_byte_size"].int64_param == 4
     assert (tmp_path / "object").read_bytes()[10:14] == b"bbbb"
 
