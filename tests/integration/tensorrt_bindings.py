@@ -1,8 +1,8 @@
 """The bindings of full TensorRT without TensorRT: enough to see which members its classes have.
 
-The wheel with the Python bindings is small and comes from the package index; the libraries behind it
-are large and need a GPU. The bindings want a handful of symbols of them, so empty libraries of their
-names are compiled, and a process that has those on its path can import the bindings and look.
+The wheel with the Python bindings is small and comes from the package index; the libraries behind
+it are large and need a GPU. The bindings want a handful of symbols of them, so empty libraries of
+their names are compiled, and a process that has those on its path can import the bindings and look.
 """
 
 from __future__ import annotations

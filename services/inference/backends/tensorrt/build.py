@@ -21,7 +21,7 @@ def build_plan(
         BackendUnavailable: it cannot be built; the message has what the library said.
     """
     builder = library.make_builder()
-    network = _parse(library, builder, graph)
+    network = parse_network(library, builder, graph)
     library.let_attention_decompose(network)
     config = library.make_config(builder, targets)
     for profile in profiles:
@@ -32,7 +32,8 @@ def build_plan(
     return bytes(memoryview(plan))
 
 
-def _parse(library: Library, builder: api.Builder, graph: Path) -> api.INetworkDefinition:
+def parse_network(library: Library, builder: api.Builder, graph: Path) -> api.INetworkDefinition:
+    """The network that a graph stands for; raises like `build_plan`."""
     network = library.make_network(builder)
     parser = library.make_parser(network)
     if not parser.parse_from_file(str(graph)):

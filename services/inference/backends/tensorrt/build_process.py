@@ -53,30 +53,39 @@ class BuildProcess:
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
+        self._changing = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._is_closed = False
 
     def run(self, job: BuildJob) -> None:
         """Builds; blocking. Raises `BackendUnavailable` with the reason of a failure."""
         with self._turn:
+            process = self._start()
+            try:
+                output, errors = process.communicate(job.to_json())
+            finally:
+                process.kill()  # where somebody has interrupted us
+            check_outcome(process.returncode, output, errors)
+
+    def close(self) -> None:
+        """Ends the build that is under way, and starts no other."""
+        with self._changing:
+            self._is_closed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _start(self) -> subprocess.Popen[str]:
+        with self._changing:
             if self._is_closed:
                 raise _failed("the node is stopping")
-            command = [sys.executable, "-m", __name__]
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                command,
+                [sys.executable, "-m", __name__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            output, errors = self._process.communicate(job.to_json())
-            check_outcome(self._process.returncode, output, errors)
-
-    def close(self) -> None:
-        """Ends the build that is under way, and starts no other."""
-        self._is_closed = True
-        if self._process is not None:
-            self._process.kill()
+            return self._process
 
 
 def check_outcome(code: int, output: str, errors: str) -> None:
