@@ -69,6 +69,9 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._kept: OrderedDict[Constraint, LLMatcher] = OrderedDict()
 
+    def __repr__(self) -> str:
+        return f"<GrammarCompiler {len(self._kept)} grammars kept>"
+
     async def matcher(
         self, constraint: Constraint, taken: Sequence[int], *, ignore_end: bool
     ) -> Matcher:

@@ -162,3 +162,53 @@ def test_log_probabilities_are_those_of_the_model(
     assert len(entry.top) == alternatives
     best = np.sort(expected)[::-1][:alternatives]
     assert np.allclose([logprob for _, logprob in entry.top], best, atol=1e-4)
+
+
+@st.composite
+def allowances(draw_: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and some of their tokens."""
+    values = draw_(logits)
+    tokens = draw_(st.sets(st.integers(0, len(values) - 1), min_size=1))
+    return values, np.asarray(sorted(tokens))
+
+
+@given(
+    allowances(),
+    st.builds(
+        sampling,
+        temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+        top_k=st.sampled_from([0, 1, 5]),
+        top_p=st.sampled_from([0.5, 1.0]),
+        min_p=st.sampled_from([0.0, 0.1]),
+    ),
+    st.integers(0, 2**32),
+)
+def test_among_the_allowed_the_choice_is_as_if_there_were_no_others(
+    drawn: tuple[np.ndarray, np.ndarray], how: Sampling, position: int
+) -> None:
+    values, allowed = drawn
+    chosen = choose(values, how, History.of(()), position, allowed)
+    assert chosen == allowed[draw(values[allowed], how, position)]
+
+
+def test_penalties_know_tokens_by_their_own_numbers() -> None:
+    values = np.asarray([5.0, 1.0, 4.9, 4.8], np.float32)
+    history = History.of(())
+    history.add(2)
+    how = sampling(temperature=0.0, presence_penalty=1.0)
+    assert choose(values, how, history, 0, np.asarray([1, 2, 3])) == 3
+
+
+@given(allowances(), st.integers(0, 20))
+def test_log_probabilities_are_shared_out_among_the_allowed(
+    drawn: tuple[np.ndarray, np.ndarray], alternatives: int
+) -> None:
+    values, allowed = drawn
+    token = int(allowed[values[allowed].argmax()])
+    entry = logprob_of(values, token, alternatives, allowed)
+    expected = softmax(values[allowed])
+    assert math.isclose(math.exp(entry.logprob), expected.max(), rel_tol=1e-3)
+    assert len(entry.top) == min(alternatives, len(allowed))
+    assert {other for other, _ in entry.top} <= set(allowed.tolist())
+    if len(entry.top) == len(allowed):
+        assert math.isclose(sum(math.exp(share) for _, share in entry.top), 1, rel_tol=1e-3)
