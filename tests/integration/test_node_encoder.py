@@ -17,14 +17,11 @@ import tritonclient.grpc.aio as triton
 from mesh.errors import RingmeshError, error_from_rpc
 from mesh.manifest import BatchingOptions, Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.backends.backend import BackendSettings
 from services.inference.encoders.bert_encoder import padded_width
-from services.inference.encoders.sentence_encoder import (
-    LONGEST_TEXT_BYTES,
-    SentenceEncoderModel,
-    open_sentence_encoder,
-)
+from services.inference.encoders.sentence_encoder import open_sentence_encoder
+from services.inference.encoders.text_model import LONGEST_TEXT_BYTES, TextModel
 from tests.integration.node_rig import NodeRig, open_node, spec_of
+from tests.integration.tensor_place import make_place
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 
@@ -32,16 +29,14 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 SENTENCES: list[str] = json.loads((REFERENCE / "minilm.json").read_text())["sentences"]
 
 
-async def open_minilm(folder: Path, cache_dir: Path, **options: Any) -> SentenceEncoderModel:
+async def open_minilm(folder: Path, cache_dir: Path, **options: Any) -> TextModel:
     manifest = Manifest(
         name="minilm",
         task="text-embedding",
         format="sentence-transformers",
         batching=BatchingOptions(**options),
     )
-    return await open_sentence_encoder(
-        folder, spec_of(manifest), cache_dir, BackendSettings(), max_queue_rows=256
-    )
+    return await open_sentence_encoder(folder, spec_of(manifest), make_place(cache_dir))
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

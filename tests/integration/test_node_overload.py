@@ -17,12 +17,10 @@ from mesh.errors import QueueFull, error_from_rpc
 from mesh.local.demo_models import DemoModels
 from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.backends.backend import BackendSettings
-from services.inference.encoders.sentence_encoder import (
-    SentenceEncoderModel,
-    open_sentence_encoder,
-)
+from services.inference.encoders.sentence_encoder import open_sentence_encoder
+from services.inference.encoders.text_model import TextModel
 from tests.integration.node_rig import NodeRig, open_node, spec_of
+from tests.integration.tensor_place import make_place
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 
@@ -37,18 +35,13 @@ async def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def model(demo_models: DemoModels, cache_dir: Path) -> SentenceEncoderModel:
-    return await open_sentence_encoder(
-        demo_models.minilm_folder,
-        spec_of(MINILM),
-        cache_dir,
-        BackendSettings(threads=1),
-        max_queue_rows=QUEUE_ROWS,
-    )
+async def model(demo_models: DemoModels, cache_dir: Path) -> TextModel:
+    place = make_place(cache_dir, max_queue_rows=QUEUE_ROWS, threads=1)
+    return await open_sentence_encoder(demo_models.minilm_folder, spec_of(MINILM), place)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def rig(model: SentenceEncoderModel) -> AsyncIterator[NodeRig]:
+async def rig(model: TextModel) -> AsyncIterator[NodeRig]:
     async with open_node([model]) as opened:
         yield opened
 
@@ -60,7 +53,7 @@ def embed(rig: NodeRig, texts: Sequence[str], **options: Any) -> Any:
     return rig.stub.ModelInfer(asked, **options)
 
 
-async def queued(model: SentenceEncoderModel, *, rows: int) -> None:
+async def queued(model: TextModel, *, rows: int) -> None:
     async with asyncio.timeout(20):
         while f"waiting={rows} " not in repr(model):
             await asyncio.sleep(0.001)
@@ -80,7 +73,7 @@ async def test_a_full_queue_says_when_to_come_back_and_recovers(rig: NodeRig) ->
 
 
 async def test_a_deadline_is_kept_and_those_who_leave_make_room(
-    rig: NodeRig, model: SentenceEncoderModel
+    rig: NodeRig, model: TextModel
 ) -> None:
     crowd = embed(rig, [LONG] * 200)
     await queued(model, rows=192)
@@ -94,9 +87,7 @@ async def test_a_deadline_is_kept_and_those_who_leave_make_room(
     assert np.frombuffer((await embed(rig, ["short"])).raw_output_contents[0]).size
 
 
-async def test_a_model_that_goes_tells_those_who_wait(
-    rig: NodeRig, model: SentenceEncoderModel
-) -> None:
+async def test_a_model_that_goes_tells_those_who_wait(rig: NodeRig, model: TextModel) -> None:
     waiting = embed(rig, [LONG] * 200)
     await queued(model, rows=192)
     await model.close()

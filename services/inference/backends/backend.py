@@ -66,6 +66,14 @@ class BackendFailed(Internal):
     reason = "BACKEND_FAILED"
 
 
+class InputsRefused(BackendFailed):
+    """It failed because of what its inputs hold or of their shapes, says the engine."""
+
+
+class BackendLost(BackendFailed):
+    """The engine cannot go on from here, whatever it is asked: its device is gone, or its state."""
+
+
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
     """How the node lets a backend use the machine.
@@ -92,11 +100,16 @@ class Device(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GraphTensor:
-    """An input or output of a graph: the protocol's datatype (`FP32`), -1 for any length."""
+    """An input or output of a graph: the protocol's datatype (`FP32`), -1 for any length.
+
+    `axes` are the names that the graph gives to its axes, empty where it gives none: axes of one
+    name have one length.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    axes: tuple[str, ...] = ()
 
 
 class GraphRunner(Protocol):
@@ -119,7 +132,10 @@ class GraphRunner(Protocol):
         """Weights, and what it has reserved beside them."""
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """The named outputs for these inputs; raises `BackendFailed`."""
+        """The named outputs for these inputs; raises `BackendFailed`.
+
+        BF16 travels as its bits in `uint16`, BYTES as texts in arrays of objects.
+        """
 
     def close(self) -> None:
         """Frees everything."""
@@ -131,6 +147,7 @@ class Graph:
 
     `onnx` gives the path of its ONNX form, made at the first call if it was not one to begin with.
     `encoder` is there where the model is known by its architecture, for backends that take weights.
+    `compute` is the manifest's `precision`: what a backend with a choice computes in.
     """
 
     model: str
@@ -138,6 +155,7 @@ class Graph:
     onnx: Callable[[], Path]
     cache_dir: Path
     encoder: BertSource | None = None
+    compute: str = "auto"
 
 
 class Backend(Protocol):

@@ -1,30 +1,31 @@
-"""The graph of a BERT sentence encoder, written from its weights in standard ONNX operators.
+"""The graph of an encoder of the BERT family, written from its weights in standard ONNX operators.
 
-Token ids and lengths in, one vector per row out; masking, pooling and normalisation are inside. The
-three projections of attention are one matrix. Each row is computed on its own: nothing in the graph
-mixes rows, so a row's answer depends on its own tokens and on how far it is padded, and on nothing
-else (the batcher pads a row by its own length alone).
+Token ids and lengths in, one vector per row out, or a classifier's scores; masking, pooling,
+normalisation and the softmax are inside. The three projections of attention are one matrix. Each
+row is computed on its own: nothing in the graph mixes rows, so a row's answer depends on its own
+tokens and on how far it is padded, and on nothing else (the batcher pads a row by its own length
+alone).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
 from mesh.errors import FailedPrecondition
-from services.inference.encoders.bert_config import BertConfig
+from services.inference.encoders.bert_config import BertConfig, ClassifierHead
+from services.inference.encoders.bert_weights import Weights
 from services.inference.graph.writer import GraphWriter
 
-Weights = Mapping[str, NDArray[Any]]
-
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Raised whenever the same weights would give another graph: part of the key of a cached graph."""
 OPSET = 23  # the first with Attention
+EMBEDDING, SCORES = "embedding", "scores"
+"""What the one output is called."""
+_ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "none": "Identity"}
 
 
 def build_bert_graph(weights: Weights, config: BertConfig, folder: Path) -> Path:
@@ -33,10 +34,10 @@ def build_bert_graph(weights: Weights, config: BertConfig, folder: Path) -> Path
 
 
 class _Named:
-    """Weights by the names of a bare `BertModel`, whatever prefix the file puts before them."""
+    """Weights by the names of a bare `BertModel`, as `bert_weights` gives them, in float32."""
 
     def __init__(self, weights: Weights) -> None:
-        self._weights = {name.removeprefix("bert."): values for name, values in weights.items()}
+        self._weights = weights
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         if name not in self._weights:
@@ -59,12 +60,28 @@ class _Builder:
         attention_mask = self._attention_mask(mask, ids)
         for layer in range(self._config.layers):
             x = self._layer(x, attention_mask, f"encoder.layer.{layer}")
+        if self._config.classifier is None:
+            self._embedding(x, mask, lengths)
+        else:
+            self._scores(x, self._config.classifier)
+        return graph.save({"": OPSET})
+
+    def _embedding(self, x: str, mask: str, lengths: str) -> None:
         pooled = self._pool(x, mask, lengths)
         if self._config.normalize:
-            pooled = graph.node("LpNormalization", [pooled], axis=-1, p=2)
-        graph.node("Identity", [pooled], ["embedding"])
-        graph.output("embedding", TensorProto.FLOAT, ["rows", self._config.hidden])
-        return graph.save({"": OPSET})
+            pooled = self._graph.node("LpNormalization", [pooled], axis=-1, p=2)
+        self._graph.node("Identity", [pooled], [EMBEDDING])
+        self._graph.output(EMBEDDING, TensorProto.FLOAT, ["rows", self._config.hidden])
+
+    def _scores(self, x: str, head: ClassifierHead) -> None:
+        first = self._graph.node("Gather", [x, self._int("zero", 0)], axis=1)
+        dense = self._linear(first, "head.dense")
+        hidden = self._graph.node(
+            "Relu" if self._config.family == "distilbert" else "Tanh", [dense]
+        )
+        logits = self._linear(hidden, "head.out")
+        self._graph.node(_ACTIVATIONS[head.activation], [logits], [SCORES])
+        self._graph.output(SCORES, TensorProto.FLOAT, ["rows", len(head.labels)])
 
     def _positions_and_mask(self, ids: str, lengths: str) -> tuple[str, str]:
         """[tokens] counting from 0, and [rows, tokens] true where a row has a token."""
@@ -84,9 +101,11 @@ class _Builder:
 
     def _embed(self, ids: str, positions: str) -> str:
         words = self._constant("embeddings.word_embeddings.weight")
-        # Every token is of type 0, so its vector is part of the position's.
         place = self._weights["embeddings.position_embeddings.weight"]
-        place = place + self._weights["embeddings.token_type_embeddings.weight"][0]
+        place = place[self._config.position_offset :]
+        if self._config.family != "distilbert":
+            # Every token is of type 0, so its vector is part of the position's.
+            place = place + self._weights["embeddings.token_type_embeddings.weight"][0]
         table = self._graph.constant("position_embeddings", place)
         word = self._graph.node("Gather", [words, ids])
         position = self._graph.node("Gather", [table, positions])

@@ -13,7 +13,7 @@ from services.inference.encoders.bert_config import BertConfig
 
 @dataclass(frozen=True, slots=True)
 class BertSource:
-    """`load_weights` reads the file, which takes a moment; names are those of the file."""
+    """`load_weights` reads the files, which takes a moment; see `bert_weights` for the names."""
 
     config: BertConfig
     load_weights: Callable[[], Mapping[str, NDArray[Any]]]

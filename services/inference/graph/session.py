@@ -6,16 +6,24 @@ no model. The interpreter's lock is free during a run.
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from mesh.errors import FailedPrecondition
 from mesh.tensor import Array
-from services.inference.backends.backend import BackendFailed, BackendSettings, GraphTensor
+from services.inference.backends.backend import (
+    BackendFailed,
+    BackendSettings,
+    GraphTensor,
+    InputsRefused,
+)
 
 BACKEND = "onnxruntime"
 PLATFORM = "onnxruntime_onnx"
@@ -24,7 +32,9 @@ PLATFORM = "onnxruntime_onnx"
 VERSION: str = onnxruntime.__version__
 """Part of the key of a compiled graph."""
 
-_LOG_ERRORS_ONLY = 3
+# Errors are raised; a line on stderr for each would be the callers' to write.
+_LOG_FATAL_ONLY = 4
+_ONNX_BF16 = 16
 
 _DATATYPES = {
     "float": "FP32",
@@ -73,6 +83,8 @@ class GraphSession:
         self.inputs = tuple(map(_tensor, self._session.get_inputs()))
         self.outputs = tuple(map(_tensor, self._session.get_outputs()))
         self.memory_bytes = graph_bytes(graph)
+        tensors = (*self.inputs, *self.outputs)
+        self._bf16 = {tensor.name for tensor in tensors if tensor.datatype == "BF16"}
 
     def close(self) -> None:
         """Frees the engine's memory; the session answers no more."""
@@ -81,8 +93,25 @@ class GraphSession:
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """The named outputs for these inputs."""
         with _failures():
+            if self._bf16:
+                return self._run_values(outputs, inputs)
             found: list[Any] = self._session.run(list(outputs), dict(inputs))
         return found
+
+    def _run_values(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        """The same for graphs with BF16, of which numpy knows nothing."""
+        values = {name: self._value(name, array) for name, array in inputs.items()}
+        found = self._session.run_with_ort_values(list(outputs), values)
+        return [
+            _bits(value) if name in self._bf16 else value.numpy()
+            for name, value in zip(outputs, found, strict=True)
+        ]
+
+    def _value(self, name: str, array: Array) -> Any:
+        if name not in self._bf16:
+            return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        bits = np.ascontiguousarray(array)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _ONNX_BF16)
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
         """A run over the memory of these arrays, which must stay where they are."""
@@ -116,13 +145,21 @@ def _tensor(described: Any) -> GraphTensor:
         raise FailedPrecondition(text)
     # An axis that is free has a name, or none.
     shape = tuple(axis if isinstance(axis, int) else -1 for axis in described.shape)
-    return GraphTensor(described.name, _DATATYPES[element], shape)
+    axes = tuple(axis if isinstance(axis, str) else "" for axis in described.shape)
+    return GraphTensor(described.name, _DATATYPES[element], shape, axes)
+
+
+def _bits(value: Any) -> Array:
+    """A copy of a BF16 tensor's elements."""
+    shape = value.shape()
+    held = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
+    return np.ctypeslib.as_array(held).reshape(shape).copy()
 
 
 def _options(settings: BackendSettings) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.thread_count
-    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.log_severity_level = _LOG_FATAL_ONLY
     # A thread that spins while it waits answers sooner, and takes the core from everybody else.
     spin = str(int(settings.spin))
     options.add_session_config_entry("session.intra_op.allow_spinning", spin)
@@ -133,6 +170,8 @@ def _options(settings: BackendSettings) -> Any:
 def _failures() -> Iterator[None]:
     try:
         yield
+    except _state.InvalidArgument as error:
+        raise InputsRefused(f"{BACKEND}: {error}") from error
     except _ERRORS as error:
         raise BackendFailed(f"{BACKEND}: {error}") from error
 

@@ -1,6 +1,6 @@
-"""From an assignment to a model that answers: fetch the artefact, open the backend of its format.
+"""From an assignment to a model that answers: fetch the artefact, open what its format asks for.
 
-The one place that knows which format goes to which backend.
+The one place that knows which kind of model is opened by whom; a further kind is one more line.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from prometheus_client import CollectorRegistry
 
 from mesh.deployment import Assignment, VersionSpec
 from mesh.errors import FailedPrecondition
-from mesh.manifest import Format
+from mesh.manifest import Format, Task
 from mesh.store import ArtefactStore
 from services.inference.backends.available import make_backends
 from services.inference.backends.backend import BackendSettings
+from services.inference.batching.metrics import BatchingMetrics
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
+from services.inference.encoders.text_classifier import open_text_classifier
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.opening import open_language_model
 from services.inference.models.identity import open_identity
 from services.inference.models.table import LoadedModel
+from services.inference.models.tensor_place import TensorPlace
 from services.inference.settings import NodeSettings
 
+Kind = tuple[Format, Task]
 Opener = Callable[[Path, VersionSpec], Awaitable[LoadedModel]]
 
 
@@ -39,37 +43,46 @@ class ModelLoader:
     @property
     def formats(self) -> frozenset[Format]:
         """The artefact formats that this node runs."""
-        return frozenset(self._openers)
+        return frozenset(format_ for format_, _task in self._openers)
 
     async def open(self, assignment: Assignment) -> LoadedModel:
         """Loads a version; an error says what is wrong with it."""
         spec = assignment.spec
-        opener = self._openers.get(spec.manifest.format)
+        kind = spec.manifest.format, spec.manifest.task
+        opener = self._openers.get(kind)
         if opener is None:
-            raise FailedPrecondition(f"this node does not run the format {spec.manifest.format}")
+            raise FailedPrecondition(f"this node runs no models of {kind[0]} for {kind[1]}")
         folder = await self._store.materialize(spec.files, self._artefacts)
         return await opener(folder, spec)
 
 
 def make_openers(
     settings: NodeSettings, compiled_dir: Path, metrics: CollectorRegistry
-) -> Mapping[Format, Opener]:
-    """Each format's way of opening a folder with the artefact's files."""
+) -> Mapping[Kind, Opener]:
+    """Each kind's way of opening a folder with the artefact's files."""
     backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
     backends = make_backends(backend)
     generation = LanguageModelMetrics(metrics)
+    place = TensorPlace(compiled_dir, backends, BatchingMetrics(metrics), settings.max_queue_rows)
 
     async def identity(_folder: Path, spec: VersionSpec) -> LoadedModel:
         return open_identity(spec)
 
-    async def gguf(folder: Path, spec: VersionSpec) -> LoadedModel:
+    async def language_model(folder: Path, spec: VersionSpec) -> LoadedModel:
         return await open_language_model(folder, spec, compiled_dir, backends, generation)
 
-    async def sentence_transformers(folder: Path, spec: VersionSpec) -> LoadedModel:
-        return await open_sentence_encoder(
-            folder, spec, compiled_dir, backend, max_queue_rows=settings.max_queue_rows
-        )
+    async def sentence_encoder(folder: Path, spec: VersionSpec) -> LoadedModel:
+        return await open_sentence_encoder(folder, spec, place)
+
+    async def text_classifier(folder: Path, spec: VersionSpec) -> LoadedModel:
+        return await open_text_classifier(folder, spec, place)
 
     return MappingProxyType(
-        {"identity": identity, "gguf": gguf, "sentence-transformers": sentence_transformers}
+        {
+            ("gguf", "text-generation"): language_model,
+            ("transformers", "text-embedding"): sentence_encoder,
+            ("transformers", "text-classification"): text_classifier,
+            ("sentence-transformers", "text-embedding"): sentence_encoder,
+            ("identity", "tensor"): identity,
+        }
     )

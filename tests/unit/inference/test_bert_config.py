@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import FailedPrecondition
-from services.inference.encoders.bert_config import read_bert_config
+from services.inference.encoders.sentence_config import read_sentence_config
 
 MODEL = {
     "model_type": "bert",
@@ -36,14 +36,14 @@ def write(folder: Path, **files: Any) -> Path:
 
 
 def test_the_folder_of_a_mean_pooled_encoder(tmp_path: Path) -> None:
-    config = read_bert_config(write(tmp_path, sentence={"max_seq_length": 256}))
+    config = read_sentence_config(write(tmp_path, sentence={"max_seq_length": 256}))
     assert (config.layers, config.hidden, config.heads) == (6, 384, 12)
     assert (config.pooling, config.normalize, config.max_tokens) == ("mean", True, 256)
 
 
 def test_without_a_limit_of_its_own_the_positions_are_the_limit(tmp_path: Path) -> None:
     pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    config = read_bert_config(write(tmp_path, pooling=pooling, modules=MODULES))
+    config = read_sentence_config(write(tmp_path, pooling=pooling, modules=MODULES))
     assert (config.pooling, config.normalize, config.max_tokens) == ("cls", False, 512)
 
 
@@ -62,12 +62,12 @@ def test_what_cannot_be_reproduced_is_refused(
     tmp_path: Path, files: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(FailedPrecondition, match=message):
-        read_bert_config(write(tmp_path, **files))
+        read_sentence_config(write(tmp_path, **files))
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match=r"no config\.json"):
-        read_bert_config(tmp_path)
+        read_sentence_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(FailedPrecondition, match=r"config\.json is not JSON"):
-        read_bert_config(tmp_path)
+        read_sentence_config(tmp_path)
