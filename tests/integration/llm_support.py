@@ -13,14 +13,14 @@ from prometheus_client import CollectorRegistry
 from mesh.deployment import VersionSpec
 from mesh.manifest import Manifest
 from services.inference.backends.available import make_backends
-from services.inference.backends.backend import BackendSettings
+from services.inference.backends.backend import Backend, BackendSettings
 from services.inference.llm.chat_template import ChatMessage
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.opening import open_language_model
 from services.inference.llm.request import GenerationRequest, SamplingRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from services.inference.llm.model import LoadedLanguageModel
 
@@ -49,11 +49,16 @@ def spec_of(**generation: Any) -> VersionSpec:
 
 @asynccontextmanager
 async def open_model(
-    gguf: Path, cache_dir: Path, registry: CollectorRegistry | None = None, **generation: Any
+    gguf: Path,
+    cache_dir: Path,
+    registry: CollectorRegistry | None = None,
+    *,
+    backends: Sequence[Backend] | None = None,
+    **generation: Any,
 ) -> AsyncIterator[LoadedLanguageModel]:
     """The demo model under the given generation options."""
     metrics = LanguageModelMetrics(registry or CollectorRegistry())
-    backends = make_backends(BackendSettings())
+    backends = backends or make_backends(BackendSettings())
     model = await open_language_model(
         gguf.parent, spec_of(**generation), cache_dir, backends, metrics
     )

@@ -26,3 +26,5 @@ class Decoder:
     precision: Precision
     cache_dir: Path
     open_weights: Callable[[], WeightSource]
+    compute: str = "auto"
+    """The manifest's `precision`: what a backend with a choice computes in."""

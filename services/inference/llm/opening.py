@@ -83,6 +83,7 @@ def open_on_backend(
         precision=options.weights,
         cache_dir=cache_dir,
         open_weights=partial(open_model_files, folder),
+        compute=spec.manifest.precision,
     )
 
     def open_slots(backend: Backend) -> SlotBackend:

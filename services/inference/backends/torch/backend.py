@@ -1,0 +1,60 @@
+"""The torch backend as the node sees it; imports the library only when asked whether it is there.
+
+Without a GPU it still runs, in float32 and to the bit like itself in any company; it is then the
+reference, and slower than ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from services.inference.backends.backend import (
+    BackendSettings,
+    BackendUnavailable,
+    Device,
+    Graph,
+    GraphRunner,
+    Obstacle,
+)
+from services.inference.llm.decoder import Decoder
+from services.inference.llm.slot_backend import SlotBackend
+
+NAME = "torch"
+
+
+class TorchBackend:
+    """Models in torch, from weights."""
+
+    name = NAME
+
+    def __init__(self, settings: BackendSettings) -> None:
+        self._settings = settings
+
+    def check(self) -> Device:
+        """On the first GPU if there is one, else on the CPU."""
+        return Device.GPU if self._part("placement").has_gpu() else Device.CPU
+
+    def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
+        """Loads the weights onto the device; nothing is kept on disk."""
+        place = self._place(decoder.compute)
+        opened: SlotBackend = self._part("slots").open_slots(decoder, slots, place)
+        return opened
+
+    def open_graph(self, graph: Graph) -> GraphRunner:
+        """Loads an encoder whose architecture is known; other graphs are for other backends."""
+        if graph.encoder is None:
+            text = f"{graph.model} is known by its ONNX graph only"
+            raise BackendUnavailable(NAME, Obstacle.UNSUPPORTED_MODEL, text)
+        place = self._place(graph.compute)
+        opened: GraphRunner = self._part("bert").open_encoder(graph.encoder, place)
+        return opened
+
+    def _place(self, compute: str) -> Any:
+        return self._part("placement").choose_place(compute, self._settings)
+
+    def _part(self, name: str) -> Any:
+        try:
+            return importlib.import_module(f"{__package__}.{name}")
+        except (ImportError, OSError) as error:  # OSError: a library of CUDA that is not there
+            raise BackendUnavailable(NAME, Obstacle.MISSING_LIBRARY, str(error)) from error

@@ -1,0 +1,90 @@
+"""Where torch computes and in what numbers, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from services.inference.backends.backend import (
+    BackendFailed,
+    BackendLost,
+    BackendSettings,
+    BackendUnavailable,
+    Obstacle,
+)
+from services.inference.backends.torch.backend import NAME
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_OLDEST_GPU = (8, 0)
+"""The first with bfloat16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device, and the type of weights and activations on it."""
+
+    device: Any
+    dtype: Any
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether runs are asynchronous, and memory on the host is another."""
+        return bool(self.device.type == "cuda")
+
+    def put(self, values: NDArray[Any]) -> Any:
+        """Weights on the device, in the type to compute in."""
+        return torch.tensor(values, dtype=self.dtype, device=self.device)
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A buffer on the host that the device can copy from and to by itself."""
+        return torch.zeros(shape, dtype=dtype, pin_memory=self.is_gpu)
+
+
+def has_gpu() -> bool:
+    """Whether there is one that this build of torch can use."""
+    return bool(torch.cuda.is_available())
+
+
+def choose_place(compute: str, settings: BackendSettings) -> Place:
+    """bfloat16 on a GPU and float32 on a CPU, unless a precision is asked for."""
+    if not has_gpu():
+        # For the process: torch has one pool of threads for all its models.
+        torch.set_num_threads(settings.thread_count)
+        return Place(torch.device("cpu"), _DTYPES.get(compute, torch.float32))
+    if torch.cuda.get_device_capability() < _OLDEST_GPU:
+        name = torch.cuda.get_device_name()
+        text = f"{name} is older than compute capability 8.0"
+        raise BackendUnavailable(NAME, Obstacle.UNSUPPORTED_GPU, text)
+    return Place(torch.device("cuda", 0), _DTYPES.get(compute, torch.bfloat16))
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """Loading a model: too little memory on the device is no reason to give up the model."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BackendUnavailable(NAME, Obstacle.OUT_OF_MEMORY, str(error)) from error
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """A run: whatever the library says of it is the failure of that run."""
+    try:
+        with torch.inference_mode():
+            yield
+    except torch.AcceleratorError as error:
+        # The device's context is gone with it: every further call would fail the same way.
+        raise BackendLost(f"{NAME}: {error}") from error
+    except RuntimeError as error:
+        raise BackendFailed(f"{NAME}: {error}") from error
+
+
+def tensor_bytes(*tensors: Any) -> int:
+    """What tensors take."""
+    return sum(int(each.nbytes) for each in tensors)
