@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from mesh.local.address import choose_addresses
 from mesh.local.child import Child, Stage
@@ -173,3 +175,39 @@ async def test_a_consul_that_does_not_answer_is_one_sentence(tmp_path: Path) -> 
     assert process.returncode == 1
     assert "CONSUL_HTTP_ADDR is 127.0.0.1:9, where no Consul answers" in complaint.decode()
     assert "Traceback" not in complaint.decode()
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Anybody's collector: it notes which services send it spans."""
+
+    def __init__(self) -> None:
+        self.services: set[str] = set()
+        self.told = asyncio.Event()
+
+    async def Export(self, request, context):  # noqa: N802  # the name in the .proto
+        del context
+        for spans in request.resource_spans:
+            names = (a.value.string_value for a in spans.resource.attributes)
+            self.services |= {name for name in names if name}
+        self.told.set()
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+async def test_spans_go_to_the_collector_that_the_environment_names(tmp_path: Path) -> None:
+    collector, server = Collector(), grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    env = make_env(tmp_path / "state", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}")
+    mesh, event = await up(env)
+    try:
+        async with asyncio.timeout(START_S), httpx.AsyncClient() as client:
+            answer = await client.get(f"http://{event['edge']}/v2")
+            assert answer.headers["x-ringmesh-trace-id"]
+            while not collector.services >= {"envoy-edge", "gateway"}:
+                collector.told.clear()
+                await collector.told.wait()
+    finally:
+        assert await stop(mesh) == 0
+        await server.stop(None)
+    assert not (tmp_path / "state" / "traces").exists()
