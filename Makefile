@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := mesh services protos tests bench
+# Further extras to check and test with, where they can be had: make test EXTRAS=torch,tensorrt
+EXTRAS ?=
+comma := ,
+DEV := $(VENV)/.dev$(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 
 .PHONY: up down test check bench protos format
 
@@ -13,25 +17,25 @@ up: $(VENV)/.local
 down: $(VENV)/.local
 	@$(BIN)/ringmesh down
 
-test: $(VENV)/.dev
+test: $(DEV)
 	$(BIN)/pytest
 
-check: $(VENV)/.dev
+check: $(DEV)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy mesh services protos bench
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
 
-format: $(VENV)/.dev
+format: $(DEV)
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
 # Figures, never pass or fail: they go to bench/RESULTS.md.
-bench: $(VENV)/.dev
+bench: $(DEV)
 	$(BIN)/python bench/mesh_overhead.py
 
-protos: $(VENV)/.dev
+protos: $(DEV)
 	$(BIN)/python protos/generate.py
 
 # What a mesh on one machine needs; the first time this fetches about 300 MB.
@@ -42,7 +46,7 @@ $(VENV)/.local: pyproject.toml
 	@touch $@
 
 # The same, and the tools that check and test it.
-$(VENV)/.dev: pyproject.toml $(VENV)/.local
+$(DEV): pyproject.toml $(VENV)/.local
 	@echo "installing the tools for checks and tests"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[local,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[local,dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
 	@touch $@
