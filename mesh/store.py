@@ -4,6 +4,9 @@ A blob is checked as it is written and again after it was downloaded, and appear
 all, so whoever holds a digest holds the content. A folder store hands its blobs out as hard links:
 the node reads the very file that was uploaded, and no disk is used twice. This module knows files
 and digests; what an artefact means is the manifest's business.
+
+Beside the blobs lie derived objects, which somebody made from an artefact and others may use: they
+are named by what they were made from, may go at any time, and are checked by whoever reads them.
 """
 
 from __future__ import annotations
@@ -105,6 +108,31 @@ class ArtefactStore:
                 await self._fill(files, folder)
         return folder
 
+    async def put_derived(self, digest: str, name: str, path: Path, *, keep: int) -> None:
+        """Stores a file as derived from the artefact; of all those, only the newest are kept."""
+        with _store_errors(self._url):
+            await obstore.put_async(
+                self._objects, derived_key(digest, name), path, max_concurrency=PARTS_IN_FLIGHT
+            )
+            found = [
+                each async for page in self._objects.list(derived_key(digest)) for each in page
+            ]
+            found.sort(key=lambda each: each["last_modified"], reverse=True)
+            for old in found[keep:]:
+                await obstore.delete_async(self._objects, old["path"])
+
+    async def fetch_derived(self, digest: str, name: str, target: Path) -> bool:
+        """Writes a derived object's content to a file; False where the store has none."""
+        with _store_errors(self._url):
+            try:
+                answer = await obstore.get_async(self._objects, derived_key(digest, name))
+            except FileNotFoundError:
+                return False
+            with target.open("wb") as out:
+                async for chunk in answer.stream(min_chunk_size=CHUNK_BYTES):
+                    await asyncio.to_thread(out.write, chunk)
+        return True
+
     async def _fill(self, files: Sequence[ArtefactFile], folder: Path) -> None:
         partial = folder.with_name(f"{folder.name}.partial")
         # Whoever left a partial folder is dead: we hold the lock.
@@ -149,6 +177,12 @@ class ArtefactStore:
 def blob_key(digest: str) -> str:
     """Where the blob lies in the store; the two letters keep folders small."""
     return f"sha256/{digest[:2]}/{digest}"
+
+
+def derived_key(digest: str, name: str | None = None) -> str:
+    """Where what was derived from an artefact lies, or one object of it."""
+    folder = f"derived/{digest}"
+    return folder if name is None else f"{folder}/{name}"
 
 
 def folder_name(files: Sequence[ArtefactFile]) -> str:

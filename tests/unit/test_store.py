@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -148,3 +149,41 @@ async def test_an_artefact_without_files_is_an_empty_folder(
 ) -> None:
     folder = await store.materialize([], tmp_path / "cache")
     assert list(folder.iterdir()) == []
+
+
+async def test_what_was_derived_from_an_artefact_comes_back(
+    store: ArtefactStore, tmp_path: Path
+) -> None:
+    engine = tmp_path / "engine"
+    engine.write_bytes(b"e" * 6_000_000)
+    await store.put_derived("a" * 64, "sm89", engine, keep=2)
+    assert await store.fetch_derived("a" * 64, "sm89", tmp_path / "fetched")
+    assert digest_of(tmp_path / "fetched") == digest_of(engine)
+    assert not await store.fetch_derived("a" * 64, "sm90", tmp_path / "none")
+    assert not await store.fetch_derived("b" * 64, "sm89", tmp_path / "none")
+
+
+async def test_of_what_was_derived_only_the_newest_is_kept(
+    store: ArtefactStore, tmp_path: Path
+) -> None:
+    engine = tmp_path / "engine"
+    for age, name in enumerate(["third", "second", "first"]):
+        engine.write_bytes(name.encode())
+        await store.put_derived("a" * 64, name, engine, keep=3)
+        stored = tmp_path / "store" / "derived" / ("a" * 64) / name
+        os.utime(stored, (1_700_000_000 - age, 1_700_000_000 - age))
+    engine.write_bytes(b"newest")
+    await store.put_derived("a" * 64, "newest", engine, keep=3)
+    kept = {path.name for path in stored.parent.iterdir()}
+    assert kept == {"newest", "third", "second"}
+
+
+async def test_a_derived_object_of_the_same_name_is_replaced(
+    store: ArtefactStore, tmp_path: Path
+) -> None:
+    engine = tmp_path / "engine"
+    for content in (b"damaged", b"whole"):
+        engine.write_bytes(content)
+        await store.put_derived("a" * 64, "sm89", engine, keep=2)
+    assert await store.fetch_derived("a" * 64, "sm89", tmp_path / "fetched")
+    assert (tmp_path / "fetched").read_bytes() == b"whole"
