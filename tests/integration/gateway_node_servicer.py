@@ -105,6 +105,8 @@ class ScriptedNode(GRPCInferenceServiceServicer, NodeServicer):
         self.generations.append(kept)
         if request.sampling.temperature == 2:
             raise InvalidArgument("the prompt has 9 tokens of 8", field="prompt")
+        if request.regex == "(":
+            raise InvalidArgument("the regular expression: unclosed group", field="regex")
         if not self.starts:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "connection refused")
         await context.send_initial_metadata(RECEIPT)

@@ -213,7 +213,24 @@ async def test_one_text_is_one_embedding(client) -> None:
         ("chat/completions", {"model": ""}, "model"),
         ("chat/completions", {"model": "minilm"}, "model"),
         ("chat/completions", {"tools": [{"type": "function"}]}, "tools"),
-        ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
+        ("chat/completions", {"tool_choice": "required"}, "tool_choice"),
+        ("chat/completions", {"response_format": {"type": "xml"}}, "response_format.type"),
+        (
+            "chat/completions",
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+        ),
+        (
+            "chat/completions",
+            {"guided_regex": "a", "response_format": {"type": "json_object"}},
+            "guided_regex",
+        ),
+        ("chat/completions", {"guided_regex": "("}, "guided_regex"),  # the node: no such syntax
+        (
+            "completions",
+            {"prompt": "x", "structured_outputs": {"regex": "("}},
+            "structured_outputs.regex",
+        ),
         ("chat/completions", {"logit_bias": {"1": 2}}, "logit_bias"),
         ("chat/completions", {"top_logprobs": 2}, "top_logprobs"),
         ("chat/completions", {"temperature": 2}, "messages"),  # the node: prompt too long

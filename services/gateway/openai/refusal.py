@@ -5,30 +5,40 @@ from __future__ import annotations
 from typing import Any
 
 from mesh.errors import InvalidArgument
+from services.gateway.openai.constraint import asked_constraint
 from services.gateway.openai.request import ChatRequest, CompletionRequest, EmbeddingRequest
+
+_INSTEAD_OF_TOOLS = "models here call no tools; for JSON of a given form send response_format"
 
 
 def check_chat(request: ChatRequest) -> None:
     """Refuses what would change the answer and is not honoured."""
-    _refuse("tools", request.tools)
-    _refuse("functions", request.functions)
+    _check_tools(request)
     _refuse("logit_bias", request.logit_bias)
     _refuse("audio", request.audio)
-    if request.tool_choice not in (None, "none", "auto"):
-        raise _unsupported("tool_choice")
-    if request.function_call not in (None, "none", "auto"):
-        raise _unsupported("function_call")
     if request.modalities not in (None, ["text"]):
         raise _unsupported("modalities", "other than text")
-    kind = (request.response_format or {"type": "text"}).get("type")
-    if kind != "text":
-        raise _unsupported("response_format", "other than text")
+    asked_constraint(request)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidArgument("top_logprobs needs logprobs to be true", field="top_logprobs")
 
 
+def _check_tools(request: ChatRequest) -> None:
+    """Models here call no tools: neither are tools taken, nor a conversation in which some were."""
+    _refuse("tools", request.tools, _INSTEAD_OF_TOOLS)
+    _refuse("functions", request.functions, _INSTEAD_OF_TOOLS)
+    if request.tool_choice not in (None, "none", "auto"):
+        raise _unsupported("tool_choice", _INSTEAD_OF_TOOLS)
+    if request.function_call not in (None, "none", "auto"):
+        raise _unsupported("function_call", _INSTEAD_OF_TOOLS)
+    for index, message in enumerate(request.messages):
+        _refuse(f"messages[{index}].tool_calls", message.tool_calls)
+        _refuse(f"messages[{index}].function_call", message.function_call)
+
+
 def check_completion(request: CompletionRequest) -> None:
     """Refuses what would change the answer and is not honoured."""
+    asked_constraint(request)
     _refuse("echo", request.echo)
     _refuse("suffix", request.suffix)
     _refuse("logit_bias", request.logit_bias)
@@ -42,9 +52,9 @@ def check_embedding(request: EmbeddingRequest) -> None:
         raise _unsupported("dimensions", "a model's own length is the only one")
 
 
-def _refuse(field: str, value: Any) -> None:
+def _refuse(field: str, value: Any, why: str = "") -> None:
     if value:
-        raise _unsupported(field)
+        raise _unsupported(field, why)
 
 
 def _unsupported(field: str, why: str = "") -> InvalidArgument:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from mesh.pb.node_pb2 import Sampling
+from services.gateway.openai.constraint import ConstraintFields
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
@@ -102,7 +103,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _GenerationRequest(_Request):
+class _GenerationRequest(ConstraintFields, _Request):
     """What chat and plain completions have in common."""
 
     max_tokens: MaxTokens | None = None
@@ -152,6 +153,8 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, BeforeValidator(_as_text)]
     name: str | None = None
+    tool_calls: list[Any] | None = None
+    function_call: Any = None
 
     @property
     def node_role(self) -> str:
@@ -170,7 +173,6 @@ class ChatRequest(_GenerationRequest):
     functions: list[Any] | None = None
     tool_choice: Any = None
     function_call: Any = None
-    response_format: dict[str, Any] | None = None
     modalities: list[Any] | None = None
     audio: Any = None
 

@@ -19,6 +19,7 @@ from services.gateway.http.event_stream import EventStream
 from services.gateway.http.exchange import Exchange
 from services.gateway.http.json import json_response
 from services.gateway.openai.answer import AnswerForm
+from services.gateway.openai.constraint import ConstraintFields, asked_constraint
 from services.gateway.openai.error import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
@@ -56,7 +57,7 @@ class TextRest:
             prompt_head=chat_head([(m.node_role, m.content) for m in request.messages]),
         )
         prompts = spread_seeds(chat_generation(request, reference), request.choices)
-        with in_words_of(CHAT_FIELDS):
+        with in_words_of({**CHAT_FIELDS, **_constraint_field(request)}):
             choices = await self.generation.begin(reference, prompts, exchange.caller, key)
         form = _form("chat", request.model, reference, choices, request.logprobs is True)
         return await _respond(request, choices, form, exchange.span)
@@ -74,7 +75,7 @@ class TextRest:
             prompt_head=text_head(first) if isinstance(first, str) else token_head(first),
         )
         prompts = list(completion_generations(request, reference))
-        with in_words_of(COMPLETION_FIELDS):
+        with in_words_of({**COMPLETION_FIELDS, **_constraint_field(request)}):
             choices = await self.generation.begin(reference, prompts, exchange.caller, key)
         form = _form("text", request.model, reference, choices, request.logprobs is not None)
         return await _respond(request, choices, form, exchange.span)
@@ -119,7 +120,7 @@ def completion_generations(
 def _generation(
     request: ChatRequest | CompletionRequest, reference: ModelReference
 ) -> GenerateRequest:
-    return GenerateRequest(
+    message = GenerateRequest(
         model_name=reference.name,
         model_version="" if reference.version is None else str(reference.version),
         request_id=secrets.token_hex(12),
@@ -128,6 +129,16 @@ def _generation(
         ignore_eos=request.ignore_eos,
         priority=request.priority,
     )
+    asked = asked_constraint(request)
+    if asked is not None:
+        asked.apply(message)
+    return message
+
+
+def _constraint_field(request: ConstraintFields) -> dict[str, str]:
+    """What the caller called the form that the node may refuse."""
+    asked = asked_constraint(request)
+    return {} if asked is None else {asked.kind: asked.field}
 
 
 def _form(

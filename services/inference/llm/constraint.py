@@ -29,6 +29,15 @@ class ConstraintKind(Enum):
     CHOICE = "choice"
 
 
+_WORDS = {
+    ConstraintKind.JSON_SCHEMA: "JSON schema",
+    ConstraintKind.JSON_OBJECT: "JSON object",
+    ConstraintKind.REGEX: "regular expression",
+    ConstraintKind.GRAMMAR: "grammar",
+    ConstraintKind.CHOICE: "choice",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """All of the answer's text is to be of this form; `sources` are one text, or the choices."""
@@ -42,10 +51,8 @@ class Constraint:
         (source,) = self.sources
         return source
 
-    @property
-    def field(self) -> str:
-        """What a refusal calls it."""
-        return self.kind.value
+    def __str__(self) -> str:
+        return f"the {_WORDS[self.kind]}"
 
 
 class Matcher(Protocol):
@@ -90,4 +97,4 @@ def _check_choices(constraint: Constraint) -> None:
 
 def refusal(constraint: Constraint, why: str) -> InvalidArgument:
     """The error that says what is wrong with a constraint."""
-    return InvalidArgument(f"{constraint.field}: {why}", field=constraint.field)
+    return InvalidArgument(f"{constraint}: {why}", field=constraint.kind.value)

@@ -143,7 +143,7 @@ class _GrammarMatcher:
         kept = self._matcher.try_consume_tokens(list(tokens))
         if kept < len(tokens):
             raise InvalidArgument(
-                f"resume_token_ids[{kept}] does not keep to {self._constraint.field}",
+                f"resume_token_ids[{kept}] does not keep to {self._constraint}",
                 field="resume_token_ids",
             )
 

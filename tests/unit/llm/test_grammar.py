@@ -176,7 +176,9 @@ async def test_a_special_token_is_no_part_of_a_text_that_spells_it() -> None:
 
 
 async def test_tokens_that_break_the_form_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match=r"resume_token_ids\[1\].*regex") as refused:
+    with pytest.raises(
+        InvalidArgument, match=r"resume_token_ids\[1\] does not keep to the regular"
+    ) as refused:
         await start(regex("1a"), [TOKEN["1"], TOKEN["2"]])
     assert refused.value.field == "resume_token_ids"
 
