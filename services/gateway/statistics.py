@@ -67,12 +67,22 @@ def _add(total: oip.ModelStatistics, more: oip.ModelStatistics) -> None:
     total.inference_count += more.inference_count
     total.execution_count += more.execution_count
     _add_durations(total.inference_stats, more.inference_stats)
-    by_size = {batch.batch_size: batch for batch in total.batch_stats}
+    for place, response in more.response_stats.items():
+        _add_durations(total.response_stats[place], response)
     for batch in more.batch_stats:
-        if batch.batch_size not in by_size:
-            by_size[batch.batch_size] = total.batch_stats.add(batch_size=batch.batch_size)
-        _add_durations(by_size[batch.batch_size], batch)
+        _add_durations(_same(total.batch_stats, batch, "batch_size"), batch)
     total.batch_stats.sort(key=lambda batch: batch.batch_size)
+    for memory in more.memory_usage:
+        _same(total.memory_usage, memory, "type", "id").byte_size += memory.byte_size
+
+
+def _same(entries: Any, wanted: Any, *keys: str) -> Any:
+    """The entry that has the same keys; a new one, where there is none yet."""
+    named = {key: getattr(wanted, key) for key in keys}
+    for entry in entries:
+        if all(getattr(entry, key) == value for key, value in named.items()):
+            return entry
+    return entries.add(**named)
 
 
 def _add_durations(total: Any, more: Any) -> None:

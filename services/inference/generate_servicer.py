@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from services.inference.llm.sampling import Logprob
     from services.inference.llm.vocabulary import Vocabulary
+    from services.inference.models.response_statistics import ResponseTimer
     from services.inference.models.statistics import VersionStatistics
 
 NODE_HEADER = "x-ringmesh-node"
@@ -115,7 +116,7 @@ class NodeServicer:
         model = self._resolve(request, context)
         statistics = self._models.statistics(model.name, model.version)
         with (
-            statistics.measure() as measured,
+            statistics.measure_decoupled() as measured,
             contextlib.closing(PhaseSpans(self._tracer)) as spans,
         ):
             asked = _request(request, remaining_s(context), session_of(context))
@@ -123,10 +124,12 @@ class NodeServicer:
                 async for event in events:
                     spans.see(event)
                     if isinstance(event, Started):
+                        measured.responses.begin()
                         await self._send_metadata(model, context)
                     elif isinstance(event, Finished):
                         measured.succeed(generation_timing(event))
-                    yield self._response(event, model)
+                    with _counted(measured.responses, event):
+                        yield self._response(event, model)
 
     async def ListModels(
         self, request: node_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
@@ -201,6 +204,17 @@ class PhaseSpans:
     def _next(self, name: str, at_ns: int) -> None:
         self._span.end(at_ns)
         self._span = self._tracer.start_span(name, self._context, start_time=at_ns)
+
+
+def _counted(responses: ResponseTimer, event: Event) -> contextlib.AbstractContextManager[None]:
+    """Where the event is a response to those who ask by the Open Inference Protocol: counts it."""
+    match event:
+        case Finished():
+            return responses.response(is_last=True, is_empty=True)
+        case Delta() if event.text:
+            return responses.response()
+        case _:
+            return contextlib.nullcontext()
 
 
 def generation_timing(finished: Finished) -> Timing:

@@ -19,6 +19,7 @@ from itertools import accumulate, pairwise
 from weakref import WeakSet
 
 from mesh.pb import inference_pb2 as oip
+from services.inference.models.response_statistics import ResponseTimer, make_present
 from services.inference.models.timing import Execution, Timing
 
 NS_PER_MS = 1_000_000
@@ -32,6 +33,7 @@ class VersionStatistics:
 
     def __init__(self, model: str, version: int, clock_ns: Clock = time.time_ns) -> None:
         self._counts = oip.ModelStatistics(name=model, version=str(version))
+        make_present(self._counts.inference_stats)  # among them the cache, which there is not
         self._clock_ns = clock_ns
         # Remembered for as long as a caller has yet to be counted with them.
         self._counted: WeakSet[Execution] = WeakSet()
@@ -53,6 +55,21 @@ class VersionStatistics:
         measurement = Measurement(self, self._clock_ns())
         try:
             yield measurement
+        finally:
+            measurement.close()
+
+    @contextmanager
+    def measure_decoupled(self) -> Iterator[DecoupledMeasurement]:
+        """The same for a model that answers in pieces, each of which is counted too."""
+        responses = ResponseTimer(self._counts.response_stats, self._clock_ns)
+        measurement = DecoupledMeasurement(self, self._clock_ns(), responses)
+        try:
+            yield measurement
+        except BaseException as error:
+            responses.end(error)
+            raise
+        else:
+            responses.end(None)
         finally:
             measurement.close()
 
@@ -106,6 +123,16 @@ class Measurement:
         if not self._is_counted:
             self._is_counted = True
             self._statistics.count_failure(self._began_ns)
+
+
+class DecoupledMeasurement(Measurement):
+    """One request on its way through a decoupled model, and its responses."""
+
+    def __init__(
+        self, statistics: VersionStatistics, began_ns: int, responses: ResponseTimer
+    ) -> None:
+        super().__init__(statistics, began_ns)
+        self.responses = responses
 
 
 def phases(began_ns: int, timing: Timing, ended_ns: int) -> tuple[int, int, int, int]:

@@ -50,12 +50,14 @@ class Answering:
         session: str | None = None,
     ) -> ModelInferResponse:
         """The one response to a request."""
-        with self.models.statistics(model.name, model.version).measure() as measured:
-            if isinstance(model, LoadedLanguageModel):
+        counts = self.models.statistics(model.name, model.version)
+        if isinstance(model, LoadedLanguageModel):
+            with counts.measure_decoupled() as responding:
                 timeout_s = requested_timeout_s(request.parameters, remaining_s)
                 return await oip_text.answer_text(
-                    model, request, timeout_s, self.tracer, measured, session=session
+                    model, request, timeout_s, self.tracer, responding, session=session
                 )
+        with counts.measure() as measured:
             return await self._compute(model, request, remaining_s, measured)
 
     async def pieces(
@@ -69,7 +71,7 @@ class Answering:
         if not isinstance(model, LoadedLanguageModel):
             yield mark_final(await self.whole(model, request, remaining_s))
             return
-        with self.models.statistics(model.name, model.version).measure() as measured:
+        with self.models.statistics(model.name, model.version).measure_decoupled() as measured:
             timeout_s = requested_timeout_s(request.parameters, remaining_s)
             made = oip_text.stream_text(
                 model, request, timeout_s, self.tracer, measured, session=session

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from mesh.pb import inference_pb2 as oip
 from mesh.pb import model_config_pb2 as config
+from services.inference.models.state import ModelStatus
 from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_model import Signature, TensorSpec
 
@@ -53,6 +54,11 @@ def model_config(model: LoadedModel, signature: Signature) -> oip.ModelConfigRes
         model_transaction_policy=config.ModelTransactionPolicy(decoupled=signature.is_decoupled),
     )
     return oip.ModelConfigResponse(config=described)
+
+
+def memory_usage(status: ModelStatus) -> oip.MemoryUsage:
+    """What a version takes of the machine's memory."""
+    return oip.MemoryUsage(type="CPU", id=0, byte_size=status.memory_bytes)
 
 
 def _parameters(signature: Signature) -> Mapping[str, config.ModelParameter]:

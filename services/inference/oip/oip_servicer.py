@@ -24,7 +24,7 @@ from services.inference.models.repository import Repository
 from services.inference.models.state import ModelState, ModelStatus
 from services.inference.models.table import LoadedModel, ModelTable
 from services.inference.oip.answer import Answering, signature_of
-from services.inference.oip.description import model_config, model_metadata
+from services.inference.oip.description import memory_usage, model_config, model_metadata
 from services.inference.oip.repository_servicer import RepositoryServicer
 from services.inference.session import session_of
 
@@ -143,8 +143,12 @@ class OipServicer(RepositoryServicer, OipMethods):
         if asked is not None:
             choose_version(self._models.statuses(), *asked)  # says why where there is none
             ready = [each for each in ready if _is_meant(each, *asked)]
-        counts = (self._models.statistics(each.model, each.version).snapshot() for each in ready)
-        return oip.ModelStatisticsResponse(model_stats=counts)
+        return oip.ModelStatisticsResponse(model_stats=map(self._counts, ready))
+
+    def _counts(self, status: ModelStatus) -> oip.ModelStatistics:
+        counts = self._models.statistics(status.model, status.version).snapshot()
+        counts.memory_usage.append(memory_usage(status))
+        return counts
 
     def _resolve(self, name: str, version: str, context: grpc.aio.ServicerContext) -> LoadedModel:
         model: LoadedModel = self._models.resolve(name, version, routed_version(context))

@@ -28,8 +28,9 @@ from services.inference.llm.request import (
     Finished,
     GenerationRequest,
     SamplingRequest,
+    Started,
 )
-from services.inference.models.statistics import Measurement
+from services.inference.models.statistics import DecoupledMeasurement
 from services.inference.models.tensor_model import Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -47,7 +48,7 @@ async def answer_text(
     request: ModelInferRequest,
     timeout_s: float | None,
     tracer: Tracer,
-    measured: Measurement,
+    measured: DecoupledMeasurement,
     *,
     session: str | None,
 ) -> ModelInferResponse:
@@ -56,10 +57,13 @@ async def answer_text(
     responses = TextResponses(request, model.name, str(model.version))
     async with contextlib.aclosing(_generate(model, request, timeout_s, session, tracer)) as events:
         async for event in events:
-            if isinstance(event, Delta):
+            if isinstance(event, Started):
+                measured.responses.begin()
+            elif isinstance(event, Delta):
                 parts.append(event.text)
-            elif isinstance(event, Finished):
-                response = responses.whole("".join(parts), _facts(event))
+            else:
+                with measured.responses.response(is_last=True):
+                    response = responses.whole("".join(parts), _facts(event))
                 measured.succeed(generation_timing(event))
                 return response
     raise AssertionError("a generation ends with Finished or an error")
@@ -70,7 +74,7 @@ async def stream_text(
     request: ModelInferRequest,
     timeout_s: float | None,
     tracer: Tracer,
-    measured: Measurement,
+    measured: DecoupledMeasurement,
     *,
     session: str | None,
 ) -> AsyncGenerator[ModelInferResponse, None]:
@@ -78,11 +82,15 @@ async def stream_text(
     responses = TextResponses(request, model.name, str(model.version))
     async with contextlib.aclosing(_generate(model, request, timeout_s, session, tracer)) as events:
         async for event in events:
-            if isinstance(event, Delta) and event.text:
-                yield responses.piece(event.text)
+            if isinstance(event, Started):
+                measured.responses.begin()
             elif isinstance(event, Finished):
                 measured.succeed(generation_timing(event))
-                yield responses.final(_facts(event))
+                with measured.responses.response(is_last=True, is_empty=True):
+                    yield responses.final(_facts(event))
+            elif event.text:
+                with measured.responses.response():
+                    yield responses.piece(event.text)
 
 
 def make_generation_request(

@@ -94,23 +94,32 @@ def test_an_answer_that_the_caller_did_not_wait_for_to_the_end_is_a_success_stil
     assert statistics.snapshot().inference_stats.fail.count == 0
 
 
-@given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 5))))
-def test_an_execution_counts_once_for_all_who_were_in_it(batches: list[tuple[int, int]]) -> None:
+BATCHES = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 5), st.integers(0, 4)))
+
+
+@given(BATCHES)
+def test_an_execution_counts_once_for_all_who_were_in_it(
+    batches: list[tuple[int, int, int]],
+) -> None:
     statistics = VersionStatistics("m", 1)
-    for callers, rows in batches:
-        run = Execution(callers * rows, 0, 9)
+    for callers, rows, aside_ns in batches:
+        run = Execution(callers * rows, 0, 9, input_ns=aside_ns, output_ns=aside_ns)
         for _ in range(callers):
             with statistics.measure() as measured:
                 measured.succeed(Timing(0, 9, executions=(run,), rows=rows))
     counts = statistics.snapshot()
     assert counts.execution_count == len(batches)
-    assert counts.inference_count == sum(callers * rows for callers, rows in batches)
+    assert counts.inference_count == sum(callers * rows for callers, rows, _ in batches)
     by_size = {b.batch_size: b.compute_infer.count for b in counts.batch_stats}
     assert sum(by_size.values()) == counts.execution_count
     assert sum(size * count for size, count in by_size.items()) == counts.inference_count
     stats = counts.inference_stats
     parts = (stats.compute_input, stats.queue, stats.compute_infer, stats.compute_output)
     assert sum(part.ns for part in parts) == stats.success.ns
+    made = [(b.compute_input, b.compute_infer, b.compute_output) for b in counts.batch_stats]
+    assert sum(part.ns for each in made for part in each) == 9 * len(batches)
+    assert sum(part.count for each in made for part in each) == 3 * len(batches)
+    assert [counts.inference_stats.cache_hit.count, counts.inference_stats.cache_miss.ns] == [0, 0]
 
 
 def test_a_snapshot_does_not_change(statistics: VersionStatistics) -> None:
