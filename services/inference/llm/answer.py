@@ -49,11 +49,13 @@ class Answer:
     def __init__(self, task: Task, text_bytes: Callable[[int], bytes], now_ns: int) -> None:
         self.task = task
         self.is_cancelled = False
+        self.has_yielded = False
         self.last_token = 0
         self._text_bytes = text_bytes
         self._history = History.of(task.prompt)
         self._stream = TextStream(task.stop)
-        self._count = 0
+        self._tokens: list[int] = []
+        self._again: deque[int] = deque()
         # Tokens that were delivered before are decoded again, not prefilled: a run of many tokens
         # goes through other kernels, whose last bits would lead the rest of the answer astray.
         self._replay = deque(task.resumed)
@@ -82,6 +84,11 @@ class Answer:
         size = len(self.task.prompt)
         return Started(now_ns, prompt_tokens=size, cached_tokens=min(reused, size))
 
+    def give_way(self) -> None:
+        """The slot is lost. In another one, the tokens so far are decoded again, and said once."""
+        self.has_yielded = True
+        self._again = deque(self._tokens)
+
     def accept(
         self, logits: NDArray[np.float32], batch: int, now_ns: int
     ) -> tuple[Event | RingmeshError, ...]:
@@ -92,6 +99,9 @@ class Answer:
         """
         self._first_token_ns = self._first_token_ns or now_ns
         self._largest_batch = max(self._largest_batch, batch)
+        if self._again:
+            self.last_token = self._again.popleft()
+            return ()
         if self._replay:
             self._take(self._replay.popleft())
             return ()
@@ -105,7 +115,7 @@ class Answer:
         allowed = None if matcher is None else matcher.allowed()
         if allowed is not None and len(allowed) == 0:
             return self._end(now_ns, FinishReason.STOP)
-        token = choose(logits, self.task.sampling, self._history, self._count, allowed)
+        token = choose(logits, self.task.sampling, self._history, len(self._tokens), allowed)
         if token in self.task.end_ids:
             return self._end(now_ns, FinishReason.STOP)
         if matcher is not None:
@@ -120,7 +130,7 @@ class Answer:
     def _take(self, token: int) -> str:
         """Adds a token; the text that is decided with it."""
         self._history.add(token)
-        self._count += 1
+        self._tokens.append(token)
         self.last_token = token
         return self._stream.feed(self._text_bytes(token))
 
@@ -133,7 +143,7 @@ class Answer:
     def _reason(self) -> FinishReason | None:
         if self._stream.is_stopped or self._has_form:
             return FinishReason.STOP
-        return FinishReason.LENGTH if self._count >= self.task.limit else None
+        return FinishReason.LENGTH if len(self._tokens) >= self.task.limit else None
 
     def _logprobs(
         self, logits: NDArray[np.float32], token: int, allowed: NDArray[np.int64] | None
@@ -152,7 +162,7 @@ class Answer:
             at_ns=now_ns,
             reason=reason,
             prompt_tokens=len(self.task.prompt),
-            completion_tokens=self._count,
+            completion_tokens=len(self._tokens),
             queue_us=(self._admitted_ns - self._submitted_ns) // 1000,
             prefill_us=(first_ns - self._admitted_ns) // 1000,
             decode_us=(now_ns - first_ns) // 1000,

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from mesh.errors import QueueFull, RingmeshError, Unavailable
+from mesh.errors import QueueFull, Unavailable
 from services.inference.batching.backlog import Backlog
 from services.inference.llm.answer import Answer
 from services.inference.llm.fairness import Line, Queued, count_ahead, gives_way, in_turn
@@ -28,7 +28,7 @@ class Intake:
         """Of arrivals and turns."""
         self._last_turns: dict[Line, int] = {}
         self._backlog = Backlog(limit, "requests")
-        self._refusal: RingmeshError | None = None
+        self._refusal: str | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -37,7 +37,7 @@ class Intake:
         """Queues an answer, or says why not; gives back the one that had to leave for it."""
         with self._changed:
             if self._refusal is not None:
-                raise self._refusal
+                raise Unavailable(self._refusal)
             newcomer = _queued(self._count + 1, answer)
             left = self._make_room(newcomer, answer.task.deadline_s)
             self._count += 1
@@ -77,16 +77,17 @@ class Intake:
         with self._changed:
             self._leave(numbers)
 
-    def close(self, refusal: RingmeshError | None = None) -> None:
+    def close(self, reason: str) -> None:
         """No more answers, for this reason; the engine's thread is told to end."""
         with self._changed:
-            self._refusal = self._refusal or refusal or Unavailable("the model is being unloaded")
+            self._refusal = self._refusal or reason
             self._changed.notify()
 
-    def leftovers(self) -> tuple[Answer, ...]:
-        """What was still waiting when it was closed."""
+    def clear(self) -> tuple[Answer, ...]:
+        """Empties the queue; those who were still waiting."""
         with self._changed:
-            return tuple(self._waiting.values())
+            left, self._waiting = self._waiting, {}
+            return tuple(left.values())
 
     def _queue(self) -> list[Queued]:
         return [_queued(number, answer) for number, answer in self._waiting.items()]

@@ -51,6 +51,10 @@ class LanguageModelMetrics:
         self.hits = counter("prefix_cache_hits", "Prompt tokens found in a slot.")
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
         self.generation_tokens = counter("generation_tokens", "Tokens generated.")
+        self.preemptions = counter("num_preemptions", "Answers that gave up their slot for now.")
+        self.failed_runs = Counter(
+            "ringmesh_engine_failed_runs", "Runs that failed.", _LABELS, registry=registry
+        )
         self.successes = counter("request_success", "Requests answered.", "finished_reason")
         self.first_token_s = histogram(
             "time_to_first_token_seconds", "From the request to its first token.", _FIRST_TOKEN_S
@@ -58,6 +62,10 @@ class LanguageModelMetrics:
         self.each_token_s = histogram(
             "time_per_output_token_seconds", "From a token to the next.", _EACH_TOKEN_S
         )
+
+    def engine_meter(self, model: str, version: int) -> EngineCounts:
+        """Counts what the engine of a version does."""
+        return EngineCounts(self, (model, str(version)))
 
     @contextmanager
     def watching(
@@ -73,6 +81,22 @@ class LanguageModelMetrics:
         finally:
             for gauge in (self.running, self.waiting, self.usage):
                 gauge.remove(*labels)
+
+
+class EngineCounts:
+    """Counts for one engine, which has a thread of its own."""
+
+    def __init__(self, metrics: LanguageModelMetrics, labels: tuple[str, str]) -> None:
+        self._preemptions = metrics.preemptions.labels(*labels)
+        self._failed_runs = metrics.failed_runs.labels(*labels)
+
+    def count_preemption(self) -> None:
+        """An answer has given up its slot for now."""
+        self._preemptions.inc()
+
+    def count_failed_run(self) -> None:
+        """A run has failed."""
+        self._failed_runs.inc()
 
 
 class RequestMeter:

@@ -150,6 +150,10 @@ class LoadedLanguageModel:
             async for _ in events:
                 pass
 
+    async def broken(self) -> str:
+        """Returns when the engine can do no more, and says why."""
+        return await self._scheduler.broken()
+
     async def close(self) -> None:
         """Ends what is running and frees the memory."""
         await self._lifetime.aclose()

@@ -43,6 +43,7 @@ async def open_language_model(
     described, backend, opening = await asyncio.to_thread(
         open_on_backend, folder, spec, cache_dir, backends
     )
+    name, version = spec.manifest.name, spec.version
     lifetime = AsyncExitStack()
     lifetime.callback(backend.close)
     vocabulary = Vocabulary(described.tokenizer)
@@ -52,9 +53,9 @@ async def open_language_model(
             vocabulary.text_bytes,
             chunk_tokens=options.prefill_chunk_tokens,
             max_queue=options.max_queue,
+            meter=metrics.engine_meter(name, version),
         )
     )
-    name, version = spec.manifest.name, spec.version
     meter = lifetime.enter_context(metrics.watching(name, version, lambda: scheduler.occupancy))
     return LoadedLanguageModel(
         name,

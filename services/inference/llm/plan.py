@@ -6,6 +6,8 @@ The rules:
 - A step carries at most one chunk of prefill tokens beside its decode: a long prompt delays the
   running streams by one chunk per token and no more. The queue is taken in the order in which it is
   given; short prompts share a chunk.
+- If no slot is free, one that waits takes that of an answer of lower priority: the lowest there is,
+  and of those the one that loses least. It happens to an answer once, so all come to their end.
 - A free slot keeps what it held. A new prompt takes over the free slot whose contents it continues,
   or copies a shared beginning from whichever slot has it, running or not; otherwise the slot
   longest unused is given up.
@@ -41,7 +43,8 @@ class Slot:
     """One slot: whose it is, and what it holds.
 
     `prompt` are the tokens that prefill writes; `held` counts the positions written so far, by
-    decode too. Of a free slot, that is what is left of its last sequence.
+    decode too. Of a free slot, that is what is left of its last sequence. A busy one `may_yield` to
+    a sequence of a smaller `priority`.
     """
 
     phase: Phase = Phase.FREE
@@ -49,6 +52,8 @@ class Slot:
     prompt: tuple[int, ...] = ()
     held: int = 0
     last_used: int = 0
+    priority: int = 0
+    may_yield: bool = False
 
     @property
     def reusable(self) -> int:
@@ -66,6 +71,8 @@ class Waiting:
 
     sequence: int
     prompt: tuple[int, ...]
+    priority: int = 0
+    may_yield: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,14 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Preempt:
+    """Take a running sequence out of its slot and let it wait for another."""
+
+    sequence: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Admit:
     """Give a waiting sequence its slot; `copied` positions come from `source`."""
 
@@ -112,7 +127,7 @@ class Prefill:
     is_last: bool
 
 
-Action = Exchange | Admit | Prefill
+Action = Exchange | Preempt | Admit | Prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +154,7 @@ def plan(state: State) -> Step:
     slots = list(state.slots)
     actions: list[Action] = []
     _compact(slots, actions)
+    _make_way(slots, actions, state)
     decode = tuple(i for i, slot in enumerate(slots) if slot.phase is Phase.DECODE)
     _fill(slots, actions, state)
     return Step(tuple(actions), decode, tuple(slots))
@@ -156,6 +172,21 @@ def _compact(slots: list[Slot], actions: list[Action]) -> None:
             return
         actions.append(Exchange(low, high, slots[high].held, slots[low].reusable))
         slots[low], slots[high] = slots[high], slots[low]
+
+
+def _make_way(slots: list[Slot], actions: list[Action], state: State) -> None:
+    """Frees a slot for the first in the queue, if that is more urgent than a running answer."""
+    if not state.waiting or any(slot.phase is not Phase.DECODE for slot in slots):
+        return
+    urgent = state.waiting[0].priority
+    lesser = [i for i, slot in enumerate(slots) if slot.may_yield and slot.priority > urgent]
+    if not lesser:
+        return
+    index = max(lesser, key=lambda i: (slots[i].priority, -slots[i].held, i))
+    sequence = slots[index].sequence
+    assert sequence is not None  # noqa: S101  # a decoding slot has one
+    actions.append(Preempt(sequence, index))
+    slots[index] = slots[index].released(state.step)
 
 
 def _fill(slots: list[Slot], actions: list[Action], state: State) -> None:
@@ -191,12 +222,20 @@ def _admit(
     admission = _admission(slots, queue[0]) if queue else None
     if admission is None:
         return None
-    prompt = queue[0].prompt
-    if room is not None and len(prompt) - admission.reused > room:
+    first = queue[0]
+    if room is not None and len(first.prompt) - admission.reused > room:
         return None
     queue.popleft()
     actions.append(admission)
-    slots[admission.slot] = Slot(Phase.PREFILL, admission.sequence, prompt, admission.reused, step)
+    slots[admission.slot] = Slot(
+        Phase.PREFILL,
+        first.sequence,
+        first.prompt,
+        held=admission.reused,
+        last_used=step,
+        priority=first.priority,
+        may_yield=first.may_yield,
+    )
     return admission.slot
 
 

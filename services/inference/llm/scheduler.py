@@ -16,9 +16,10 @@ from contextlib import asynccontextmanager
 
 from mesh.errors import RingmeshError
 from services.inference.llm.answer import Answer, Task
-from services.inference.llm.engine import Engine, Mail, Occupancy
+from services.inference.llm.engine import UNLOADED, Engine, Mail, Occupancy
 from services.inference.llm.intake import Intake
 from services.inference.llm.request import Delta, Event, Finished
+from services.inference.llm.runs import UNMETERED, EngineMeter
 from services.inference.llm.slot_backend import SlotBackend
 
 
@@ -72,6 +73,7 @@ class Scheduler:
         self._text_bytes = text_bytes
         self._engine = engine
         self._generations: dict[Answer, Generation] = {}
+        self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @property
     def occupancy(self) -> Occupancy:
@@ -98,7 +100,15 @@ class Scheduler:
 
     def close(self) -> None:
         """Takes no more tasks; the engine ends after its step and fails what is left."""
-        self._intake.close()
+        self._intake.close(UNLOADED)
+
+    async def broken(self) -> str:
+        """Returns when the engine can do no more, and says why."""
+        return await asyncio.shield(self._broken)
+
+    def break_off(self, reason: str) -> None:
+        """Notes that the engine can do no more; on the event loop."""
+        self._broken.set_result(reason)
 
     def deliver(self, mail: Mail) -> None:
         """Hands events to those who still wait for them; on the event loop."""
@@ -115,6 +125,7 @@ async def open_scheduler(
     *,
     chunk_tokens: int,
     max_queue: int,
+    meter: EngineMeter = UNMETERED,
 ) -> AsyncIterator[Scheduler]:
     """Runs an engine on the backend in a thread of its own; answers left on exit fail."""
     loop = asyncio.get_running_loop()
@@ -123,7 +134,17 @@ async def open_scheduler(
     def deliver(mail: Mail) -> None:
         loop.call_soon_threadsafe(scheduler.deliver, mail)
 
-    engine = Engine(backend, intake, chunk_tokens=chunk_tokens, deliver=deliver)
+    def on_broken(reason: str) -> None:
+        loop.call_soon_threadsafe(scheduler.break_off, reason)
+
+    engine = Engine(
+        backend,
+        intake,
+        chunk_tokens=chunk_tokens,
+        deliver=deliver,
+        on_broken=on_broken,
+        meter=meter,
+    )
     scheduler = Scheduler(intake, text_bytes, engine)
     thread = threading.Thread(target=engine.run, name="llm-engine", daemon=True)
     thread.start()

@@ -7,7 +7,10 @@ nothing of use.
 
 Backends promise that a row's logits do not depend on the other rows of its batch, nor on how a
 prompt was cut into runs of two tokens or more. They do not promise that a run of one token gives
-the same bits as part of a longer run: attention over a single query is another kernel.
+the same bits as part of a longer run: attention over a single query is another kernel. It is the
+kernel of decode: a prefill of one token is a decode of one row.
+
+A run writes only behind what its slots hold, so one that has failed may be repeated.
 """
 
 from __future__ import annotations

@@ -82,9 +82,10 @@ def test_a_closed_intake_takes_nothing_and_ends_the_engine() -> None:
     intake = Intake(4, Clock())
     waiting = answer()
     intake.offer(waiting)
-    intake.close()
+    intake.close("the model is being unloaded")
     assert intake.look(may_wait=True) is None
-    assert intake.leftovers() == (waiting,)
+    assert intake.clear() == (waiting,)
+    assert len(intake) == 0
     with pytest.raises(Unavailable):
         intake.offer(answer())
 
@@ -139,7 +140,7 @@ def test_a_deadline_is_held_against_those_ahead_only() -> None:
 
 def test_what_a_closed_intake_says_is_its_reason() -> None:
     intake = Intake(4, Clock())
-    intake.close(Unavailable("the engine failed"))
-    intake.close()
+    intake.close("the engine failed")
+    intake.close("the model is being unloaded")
     with pytest.raises(Unavailable, match="the engine failed"):
         intake.offer(answer())

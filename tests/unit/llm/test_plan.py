@@ -12,6 +12,7 @@ from services.inference.llm.plan import (
     Admit,
     Exchange,
     Phase,
+    Preempt,
     Prefill,
     Slot,
     State,
@@ -130,6 +131,32 @@ def test_what_decode_wrote_is_not_reused() -> None:
     assert running(1, prompt(1), held=9).released(step=4).reusable == 0
 
 
+def urgent(sequence: int, tokens: tuple[int, ...], priority: int) -> Slot:
+    return replace(running(sequence, tokens), priority=priority, may_yield=True)
+
+
+def test_an_urgent_request_takes_the_slot_of_the_least_urgent_answer_that_loses_least() -> None:
+    slots = [urgent(1, prompt(9), 1), urgent(2, prompt(30), 2), urgent(3, prompt(8), 2)]
+    waiting = Waiting(100, prompt(5, 500), priority=1)
+    step = plan(State(tuple(slots), (waiting,), 128, step=9))
+    assert step.actions[:2] == (Preempt(3, 2), Admit(100, 2, reused=0, source=2, copied=0))
+    assert step.decode == (0, 1)
+    assert (step.slots[2].priority, step.slots[2].may_yield) == (1, True)
+
+
+def test_nobody_gives_way_to_an_equal_or_twice_or_while_there_is_room() -> None:
+    def preempts(waiting: Waiting, *slots: Slot) -> bool:
+        step = plan(State(slots, (waiting,), 128, step=9))
+        return any(isinstance(action, Preempt) for action in step.actions)
+
+    equal, more = Waiting(9, prompt(5), priority=2), Waiting(9, prompt(5), priority=1)
+    busy = urgent(1, prompt(9), 2)
+    assert preempts(more, busy)
+    assert not preempts(equal, busy)
+    assert not preempts(more, replace(busy, may_yield=False))
+    assert not preempts(more, busy, Slot())
+
+
 # A whole life: sequences arrive, run for a while, leave or are cancelled.
 
 arrival = st.tuples(
@@ -138,6 +165,7 @@ arrival = st.tuples(
     st.integers(0, 40),  # of which this much is the shared beginning
     st.integers(1, 12),  # tokens to generate
     st.booleans(),  # cancelled half-way
+    st.integers(0, 2),  # priority
 )
 
 
@@ -150,12 +178,15 @@ class Life:
         self.chunk = chunk
         self.queue: list[Waiting] = []
         self.left: dict[int, int] = {}
+        self.made: dict[int, int] = {}
         self.order: list[int] = []
+        self.preempted: list[int] = []
         self.steps = 0
 
     def step(self) -> Step:
         self.steps += 1
         before = self.slots
+        self.queue.sort(key=lambda waiting: (waiting.priority, waiting.sequence))
         step = plan(State(self.slots, tuple(self.queue), self.chunk, self.steps))
         self.slots = step.slots
         spent = 0
@@ -165,6 +196,11 @@ class Life:
                     down = {p: self.memory[high][p] for p in range(held)}
                     up = {p: self.memory[low][p] for p in range(kept)}
                     self.memory[low], self.memory[high] = down, up
+                case Preempt(sequence, slot):
+                    assert all(each.phase is Phase.DECODE for each in before)
+                    assert before[slot].sequence == sequence
+                    assert before[slot].priority > self.queue[0].priority
+                    self.preempt(before[slot], sequence)
                 case Admit(sequence, slot, reused, source, copied):
                     assert sequence == self.queue.pop(0).sequence
                     self.order.append(sequence)
@@ -181,7 +217,8 @@ class Life:
                     self.memory[slot] |= {p: tokens[p] for p in range(start, end)}
                     spent += end - start
         assert spent <= max(self.chunk, 3)
-        assert sum(slot.phase is Phase.DECODE for slot in before) == len(step.decode)
+        preempted = sum(isinstance(action, Preempt) for action in step.actions)
+        assert sum(slot.phase is Phase.DECODE for slot in before) == len(step.decode) + preempted
         self._decode(step)
         return step
 
@@ -198,11 +235,20 @@ class Life:
         slot = replace(self.slots[row], held=self.slots[row].held + 1)
         assert slot.sequence is not None
         self.left[slot.sequence] -= 1
+        self.made[slot.sequence] = self.made.get(slot.sequence, 0) + 1
         done = self.left[slot.sequence] <= 0
         self.replace(row, slot.released(self.steps) if done else slot)
 
     def replace(self, row: int, slot: Slot) -> None:
         self.slots = (*self.slots[:row], slot, *self.slots[row + 1 :])
+
+    def preempt(self, slot: Slot, sequence: int) -> None:
+        """Back into the queue, behind its first: what it has made has to be made again."""
+        assert sequence not in self.preempted
+        self.preempted.append(sequence)
+        self.left[sequence] += self.made.pop(sequence, 0)
+        again = Waiting(sequence, slot.prompt, slot.priority, may_yield=False)
+        self.queue.append(again)
 
     def cancel(self, sequence: int) -> None:
         self.queue = [waiting for waiting in self.queue if waiting.sequence != sequence]
@@ -214,14 +260,15 @@ class Life:
 @settings(deadline=None)
 @given(st.lists(arrival, min_size=1, max_size=14), st.integers(1, 5), st.integers(1, 40))
 def test_lives_of_sequences(
-    arrivals: list[tuple[int, int, int, int, bool]], size: int, chunk: int
+    arrivals: list[tuple[int, int, int, int, bool, int]], size: int, chunk: int
 ) -> None:
     life = Life(size, chunk)
     cancelled: dict[int, int] = {}
-    for number, (gap, own, shared, tokens, is_cancelled) in enumerate(arrivals):
+    for number, (gap, own, shared, tokens, is_cancelled, priority) in enumerate(arrivals):
         for _ in range(gap):
             life.step()
-        life.queue.append(Waiting(number, prompt(shared) + prompt(own, 1000 * (number + 1))))
+        tokens_in = prompt(shared) + prompt(own, 1000 * (number + 1))
+        life.queue.append(Waiting(number, tokens_in, priority))
         life.left[number] = tokens
         if is_cancelled:
             cancelled[number] = life.steps + tokens // 2 + 1
@@ -230,10 +277,12 @@ def test_lives_of_sequences(
     for _ in range(3000):
         if life.step().is_idle:
             break
-    # Everything ran to its end, first come first served.
+    # Everything ran to its end; equals first come first served.
     assert plan(State(life.slots, tuple(life.queue), chunk, 0)).is_idle
     assert life.queue == []
-    assert life.order == sorted(life.order)
+    for level in range(3):
+        once = [n for n in life.order if arrivals[n][-1] == level and n not in life.preempted]
+        assert once == sorted(once)
     assert all(slot.phase is Phase.FREE for slot in life.slots)
     expected = [n for n in range(len(arrivals)) if n not in cancelled]
     assert all(life.left[n] == 0 for n in expected)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,106 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import DeadlineExceeded, DeadlineTooShort, Internal, QueueFull, Unavailable
-from services.inference.backends.backend import BackendFailed
 from services.inference.llm.answer import Task
 from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
-from services.inference.llm.sampling import History, Sampling, choose
-from services.inference.llm.scheduler import Scheduler, open_scheduler
-from tests.unit.llm.toy_backend import VOCABULARY, ToyBackend, logits_after
-
-END = VOCABULARY - 1
-GREEDY = Sampling(0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, 0)
-
-
-def text_bytes(token: int) -> bytes:
-    return bytes([ord("A") + token % 26])
-
-
-def task(prompt: tuple[int, ...] = (1, 2, 3), limit: int = 8, sampling: Sampling = GREEDY) -> Task:
-    return Task(
-        prompt=prompt,
-        resumed=(),
-        limit=limit,
-        sampling=sampling,
-        stop=(),
-        end_ids=frozenset({END}),
-        logprobs=None,
-        deadline_s=None,
-    )
-
-
-def alone(job: Task) -> tuple[list[int], FinishReason]:
-    """The answer by definition: choose, append, repeat."""
-    history = History.of(job.prompt)
-    out = list(job.resumed)
-    for token in out:
-        history.add(token)
-    while len(out) < job.limit:
-        logits = logits_after([*job.prompt, *out])
-        token = choose(logits, job.sampling, history, len(out))
-        if token in job.end_ids:
-            return out, FinishReason.STOP
-        history.add(token)
-        out.append(token)
-    return out, FinishReason.LENGTH
-
-
-@asynccontextmanager
-async def scheduling(
-    backend: ToyBackend, *, chunk_tokens: int = 16, max_queue: int = 64
-) -> AsyncIterator[Scheduler]:
-    async with open_scheduler(
-        backend, text_bytes, chunk_tokens=chunk_tokens, max_queue=max_queue
-    ) as scheduler:
-        yield scheduler
-        while scheduler.occupancy.running or scheduler.occupancy.waiting:
-            await asyncio.sleep(0)
-
-
-async def collect(scheduler: Scheduler, job: Task) -> list[Event]:
-    async with contextlib.aclosing(scheduler.generate(job)) as events:
-        return [event async for event in events]
-
-
-def tokens_of(events: list[Event]) -> list[int]:
-    return [t for event in events if isinstance(event, Delta) for t in event.token_ids]
-
-
-def check(job: Task, events: list[Event]) -> None:
-    expected, reason = alone(job)
-    assert [*job.resumed, *tokens_of(events)] == expected
-    assert isinstance(events[0], Started)
-    finished = events[-1]
-    assert isinstance(finished, Finished)
-    assert (finished.reason, finished.completion_tokens) == (reason, len(expected))
-    assert (finished.prompt_tokens, events[0].prompt_tokens) == (len(job.prompt),) * 2
-
-
-samplings = st.builds(
-    Sampling,
-    temperature=st.sampled_from([0.0, 0.7, 1.5]),
-    top_p=st.sampled_from([0.8, 1.0]),
-    top_k=st.sampled_from([0, 9]),
-    min_p=st.just(0.0),
-    repetition_penalty=st.sampled_from([1.0, 1.3]),
-    presence_penalty=st.sampled_from([0.0, 0.5]),
-    frequency_penalty=st.just(0.0),
-    seed=st.integers(0, 2**64 - 1),
+from services.inference.llm.scheduler import Scheduler
+from tests.unit.llm.scheduling import (
+    Meter,
+    alone,
+    check,
+    collect,
+    scheduling,
+    task,
+    tasks,
+    text_bytes,
 )
-prompts = st.builds(
-    lambda shared, own: (5,) * shared + tuple(own),
-    st.integers(0, 40),
-    st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=40),
-)
-tasks = st.builds(
-    lambda prompt, limit, sampling, resumed: replace(
-        task(prompt, limit, sampling), resumed=tuple(resumed)
-    ),
-    prompts,
-    st.integers(1, 20),
-    samplings,
-    st.lists(st.integers(0, VOCABULARY - 2), max_size=5),
-)
+from tests.unit.llm.toy_backend import ToyBackend
+
 # A task, how many turns of the loop pass before it, and after how many events its caller leaves.
 lives = st.lists(
     st.tuples(tasks, st.integers(0, 30), st.one_of(st.none(), st.integers(0, 6))),
@@ -176,27 +89,6 @@ async def test_a_sequence_moves_into_an_empty_slot_below_it() -> None:
         for job, events in zip((short, long), await asyncio.gather(*running), strict=True):
             check(job, events)
     assert backend.held[0, :2].tolist() == [8, 9]
-
-
-async def test_a_failed_run_fails_what_it_touched_and_nothing_else() -> None:
-    backend = ToyBackend(slots=2)
-    async with scheduling(backend) as scheduler:
-        backend.fail_next()
-        with pytest.raises(BackendFailed, match="the toy is broken"):
-            await collect(scheduler, task())
-        check(task(), await collect(scheduler, task()))
-
-
-async def test_a_failed_decode_clears_its_slots() -> None:
-    backend = ToyBackend(slots=2)
-    async with scheduling(backend) as scheduler:
-        backend.failures.add(3)
-        with pytest.raises(BackendFailed):
-            await collect(scheduler, task(limit=9))
-        events = await collect(scheduler, task())
-        check(task(), events)
-        assert isinstance(events[0], Started)
-        assert events[0].cached_tokens == 0
 
 
 async def test_a_bug_in_the_engine_fails_requests_and_leaves_it_usable() -> None:
@@ -263,9 +155,11 @@ async def test_a_crowd_of_one_session_delays_another_by_one_request() -> None:
         order: list[str] = []
 
         async def ask(session: str) -> None:
-            async for event in scheduler.generate(replace(task(), session=session)):
-                if isinstance(event, Started):
-                    order.append(session)
+            job = replace(task(), session=session)
+            async with contextlib.aclosing(scheduler.generate(job)) as events:
+                started = await anext(events)
+                order.append(session)
+                check(job, [started, *[event async for event in events]])
 
         asked = [asyncio.create_task(ask(name)) for name in ["crowd"] * 20 + ["single"]]
         while scheduler.occupancy.waiting + scheduler.occupancy.running < len(asked):
@@ -362,3 +256,48 @@ async def test_closing_fails_what_is_left() -> None:
                 pass
         with pytest.raises(Unavailable):
             await collect(scheduler, task())
+
+
+async def test_an_urgent_request_need_not_wait_and_costs_the_other_nothing() -> None:
+    backend, meter = ToyBackend(slots=2), Meter()
+    lesser = replace(task((7, 8), limit=40), end_ids=frozenset(), priority=2)
+    long = replace(task((1, 2, 3), limit=60), end_ids=frozenset())
+    urgent = task((4, 5))
+    async with scheduling(backend, meter=meter) as scheduler:
+        backend.hold(after=9)
+        running = [asyncio.create_task(collect(scheduler, job)) for job in (lesser, long)]
+        while backend.runs < 9:
+            await asyncio.sleep(0)
+        asked = asyncio.create_task(collect(scheduler, urgent))
+        while not scheduler.occupancy.waiting:
+            await asyncio.sleep(0)
+        backend.hold(after=12)
+        check(urgent, await asked)
+        assert not any(each.done() for each in running)
+        backend.go_on()
+        for job, events in zip((lesser, long), await asyncio.gather(*running), strict=True):
+            check(job, events)
+            started = [event for event in events if isinstance(event, Started)]
+            assert len(started) == 1
+    assert meter.preemptions == 1
+
+
+async def test_who_leaves_while_set_aside_is_forgotten() -> None:
+    backend, meter = ToyBackend(slots=1), Meter()
+    lesser = replace(task((7, 8), limit=100), end_ids=frozenset(), priority=2)
+    async with scheduling(backend, meter=meter) as scheduler:
+        backend.hold(after=4)
+        running = asyncio.create_task(collect(scheduler, lesser))
+        while backend.runs < 4:
+            await asyncio.sleep(0)
+        asked = asyncio.create_task(collect(scheduler, task((4, 5))))
+        while not scheduler.occupancy.waiting:
+            await asyncio.sleep(0)
+        backend.hold(after=2)
+        while not meter.preemptions:
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        backend.go_on()
+        check(task((4, 5)), await asked)
+    assert scheduler.occupancy.waiting == 0
