@@ -47,6 +47,9 @@ class BatchingOptions(BaseModel):
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     max_queue_delay_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 2.0
     """How long the oldest row waits for others."""
+    exact: bool = True
+    """Whether rows run together only where that changes no bit of their answers. Graphs of format
+    `onnx` are tried out when they are loaded; others are made to be exact."""
     # Not strict: JSON knows neither tuples nor keys that are numbers.
     preferred_batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)

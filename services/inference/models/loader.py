@@ -26,6 +26,7 @@ from services.inference.models.identity import open_identity
 from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.settings import NodeSettings
+from services.inference.tensor_graph.onnx_model import open_onnx_model
 
 Kind = tuple[Format, Task]
 Opener = Callable[[Path, VersionSpec], Awaitable[LoadedModel]]
@@ -77,12 +78,16 @@ def make_openers(
     async def text_classifier(folder: Path, spec: VersionSpec) -> LoadedModel:
         return await open_text_classifier(folder, spec, place)
 
+    async def onnx(folder: Path, spec: VersionSpec) -> LoadedModel:
+        return await open_onnx_model(folder, spec, place)
+
     return MappingProxyType(
         {
             ("gguf", "text-generation"): language_model,
             ("transformers", "text-embedding"): sentence_encoder,
             ("transformers", "text-classification"): text_classifier,
             ("sentence-transformers", "text-embedding"): sentence_encoder,
+            ("onnx", "tensor"): onnx,
             ("identity", "tensor"): identity,
         }
     )

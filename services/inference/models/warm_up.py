@@ -6,6 +6,7 @@ Values are made the same way each time, so that a warm-up that fails does so aga
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -19,8 +20,6 @@ from mesh.warm_up_options import WarmUpTensor
 from services.inference.batching.terms import ANY_TIME, Terms
 from services.inference.models.tensor_model import Signature, TensorAnswer
 from services.inference.oip.request import check_inputs
-
-_SEED = 20_240_229
 
 
 class Warmable(Protocol):
@@ -59,13 +58,13 @@ def make_inputs(declared: Mapping[str, WarmUpTensor]) -> tuple[Tensor, ...]:
     return tuple(_tensor(name, spec) for name, spec in declared.items())
 
 
-def fill_array(fill: str, datatype: str, shape: Sequence[int]) -> Array:
-    """An array of zeros, of ones, or of values that look random and never change."""
+def fill_array(fill: str, datatype: str, shape: Sequence[int], name: str = "") -> Array:
+    """An array of zeros, of ones, or of values that look random and are always those of `name`."""
     count = math.prod(shape)
     if datatype == "BYTES":
         return _texts(fill, count).reshape(shape)
     if fill == "random":
-        values = np.random.default_rng(_SEED).random(count)
+        values = np.random.default_rng(zlib.crc32(name.encode())).random(count)
         values = values if datatype.startswith(("FP", "BF")) else values.round()
     else:
         values = np.full(count, float(fill == "ones"))
@@ -77,7 +76,7 @@ def _tensor(name: str, spec: WarmUpTensor) -> Tensor:
         field = f"inputs.{name}"
         raw = json_to_raw(list(spec.values), spec.datatype, spec.shape, field=field)
     else:
-        raw = encode_raw(fill_array(spec.fill, spec.datatype, spec.shape), spec.datatype)
+        raw = encode_raw(fill_array(spec.fill, spec.datatype, spec.shape, name), spec.datatype)
     return Tensor(name, spec.datatype, spec.shape, raw)
 
 

@@ -1,0 +1,46 @@
+"""Inputs made up for a graph, to try it out before anybody asks it: pure.
+
+Axes of any length get the same one, so that those which must agree do. Which length a graph can
+take is not written in it, so several are tried. Declared warm-up requests know better, and count
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mesh.manifest import WarmUpRequest
+from mesh.tensor import Array
+from services.inference.backends.backend import GraphTensor
+from services.inference.batching.ragged import Tensors
+from services.inference.models.warm_up import fill_array
+from services.inference.tensor_graph.texts import as_texts
+
+LENGTHS = (8, 64, 256)
+"""Of axes whose length is free: tokens, or the sides of an image."""
+
+
+def make_samples(
+    inputs: Sequence[GraphTensor], declared: Sequence[WarmUpRequest], rows: int | None
+) -> Iterator[Tensors]:
+    """Inputs to try in turn; with `rows`, each input has so many different ones."""
+    for request in declared:
+        shapes = {name: tensor.shape for name, tensor in request.inputs.items()}
+        if all(each.name in shapes for each in inputs):
+            yield {each.name: _fill(each, shapes[each.name], rows) for each in inputs}
+    is_free = any(-1 in tensor.shape[_first(rows) :] for tensor in inputs)
+    for length in LENGTHS if is_free else (1,):
+        yield {
+            each.name: _fill(each, [length if axis == -1 else axis for axis in each.shape], rows)
+            for each in inputs
+        }
+
+
+def _fill(tensor: GraphTensor, shape: Sequence[int], rows: int | None) -> Array:
+    full = tuple(shape) if rows is None else (rows, *shape[1:])
+    array = fill_array("random", tensor.datatype, full, tensor.name)
+    return as_texts(array) if tensor.datatype == "BYTES" else array
+
+
+def _first(rows: int | None) -> int:
+    return 0 if rows is None else 1
