@@ -91,7 +91,8 @@ async def test_an_unmodified_triton_client_embeds(rig: NodeRig) -> None:
         ("embedding", "FP32", [-1, 384])
     ]
     assert config.input[0].name == "text"
-    assert config.parameters["max_batch_size"].string_value == "32"
+    assert (config.max_batch_size, list(config.output[0].dims)) == (32, [384])
+    assert config.dynamic_batching.max_queue_delay_microseconds == 5000
     assert result.get_response().id == "r-1"
     assert result.as_numpy("embedding").shape == (2, 384)
 

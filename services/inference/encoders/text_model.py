@@ -74,6 +74,7 @@ class TextModel:
             inputs=(TensorSpec("text", "BYTES", (-1,)),),
             outputs=outputs.specs,
             batching=spec.manifest.batching,
+            instances=spec.manifest.instances,
         )
         self._manifest = spec.manifest
         self._encoder = encoder

@@ -44,7 +44,10 @@ class Signature:
     is_open: bool = False
     is_decoupled: bool = False
     batching: BatchingOptions | None = None
-    """How rows of different callers are run together, where they are."""
+    """How rows of different callers are run together, where they are: then the first axis of every
+    input and output is theirs."""
+    instances: int = 1
+    """How many requests or batches are computed at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,32 @@
-"""What the node says about itself and its models in the Open Inference Protocol: pure.
-
-A model's shapes carry the axis of its rows themselves, so Triton's `max_batch_size` is 0, which
-says just that; how rows are run together stands in the parameters.
-"""
+"""What the node says about its models in the Open Inference Protocol: pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
 from mesh.pb import inference_pb2 as oip
-from mesh.pb import model_config_pb2 as config
 from services.inference.models.state import ModelStatus
 from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_model import Signature, TensorSpec
+
+_PLATFORMS: Final[Mapping[str, str]] = MappingProxyType(
+    {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan", "torch": "pytorch_libtorch"}
+)
+"""Triton's names for what runs on a backend."""
+
+_ON_GPU: Final = frozenset({"tensorrt"})
+
+
+def platform_of(model: LoadedModel, signature: Signature) -> str:
+    """What Triton calls the engine that the model is on now, where it has a name for it."""
+    return _PLATFORMS.get(model.backend, signature.platform)
+
+
+def is_on_gpu(backend: str) -> bool:
+    """Whether a backend computes on a GPU and nowhere else."""
+    return backend in _ON_GPU
 
 
 def model_metadata(
@@ -27,50 +41,13 @@ def model_metadata(
     return oip.ModelMetadataResponse(
         name=model.name,
         versions=[str(version) for version in sorted(versions)],
-        platform=signature.platform,
+        platform=platform_of(model, signature),
         inputs=describe(signature.inputs),
         outputs=describe(signature.outputs),
     )
 
 
-def model_config(model: LoadedModel, signature: Signature) -> oip.ModelConfigResponse:
-    """The configuration, as far as it applies here."""
-    described = config.ModelConfig(
-        name=model.name,
-        platform=signature.platform,
-        backend=model.backend,
-        version_policy=config.ModelVersionPolicy(
-            specific=config.ModelVersionPolicy.Specific(versions=[model.version])
-        ),
-        input=[
-            config.ModelInput(name=s.name, data_type=_datatype(s), dims=s.shape)
-            for s in signature.inputs
-        ],
-        output=[
-            config.ModelOutput(name=s.name, data_type=_datatype(s), dims=s.shape)
-            for s in signature.outputs
-        ],
-        parameters=_parameters(signature),
-        model_transaction_policy=config.ModelTransactionPolicy(decoupled=signature.is_decoupled),
-    )
-    return oip.ModelConfigResponse(config=described)
-
-
 def memory_usage(status: ModelStatus) -> oip.MemoryUsage:
     """What a version takes of the machine's memory."""
-    return oip.MemoryUsage(type="CPU", id=0, byte_size=status.memory_bytes)
-
-
-def _parameters(signature: Signature) -> Mapping[str, config.ModelParameter]:
-    if signature.batching is None:
-        return {}
-    facts = {
-        "max_batch_size": str(signature.batching.max_batch_size),
-        "max_queue_delay_ms": f"{signature.batching.max_queue_delay_ms:g}",
-    }
-    return {name: config.ModelParameter(string_value=text) for name, text in facts.items()}
-
-
-def _datatype(spec: TensorSpec) -> str:
-    # Triton's configuration calls BYTES a string, and only there.
-    return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+    kind = "GPU" if is_on_gpu(status.backend) else "CPU"
+    return oip.MemoryUsage(type=kind, id=0, byte_size=status.memory_bytes)

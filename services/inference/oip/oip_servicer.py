@@ -24,7 +24,8 @@ from services.inference.models.repository import Repository
 from services.inference.models.state import ModelState, ModelStatus
 from services.inference.models.table import LoadedModel, ModelTable
 from services.inference.oip.answer import Answering, signature_of
-from services.inference.oip.description import memory_usage, model_config, model_metadata
+from services.inference.oip.configuration import model_config
+from services.inference.oip.description import memory_usage, model_metadata
 from services.inference.oip.repository_servicer import RepositoryServicer
 from services.inference.session import session_of
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mesh.batching_options import BatchingOptions
@@ -68,7 +69,7 @@ def load_onnx(folder: Path, spec: VersionSpec, place: TensorPlace) -> Tried:
 def _signature(path: Path, manifest: Manifest, instances: InstanceGroup) -> Signature:
     inputs, outputs = instances.inputs, instances.outputs
     has_scalars = any(not tensor.shape for tensor in (*inputs, *outputs))
-    return make_signature(
+    signature = make_signature(
         session.PLATFORM,
         inputs,
         outputs,
@@ -76,6 +77,7 @@ def _signature(path: Path, manifest: Manifest, instances: InstanceGroup) -> Sign
         batching=manifest.batching,
         labels=manifest.labels or {},
     )
+    return replace(signature, instances=manifest.instances)
 
 
 @asynccontextmanager
