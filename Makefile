@@ -9,7 +9,7 @@ EXTRAS ?=
 comma := ,
 DEV := $(VENV)/.dev$(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 
-.PHONY: up down test check bench protos format
+.PHONY: up down test check bench protos format soak fuzz
 
 up: $(VENV)/.local
 	@exec $(BIN)/ringmesh up
@@ -19,6 +19,12 @@ down: $(VENV)/.local
 
 test: $(DEV)
 	$(BIN)/pytest
+
+# The long forms of what `make test` runs briefly.
+soak: $(DEV)
+	RINGMESH_SOAK_REQUESTS=200000 $(BIN)/pytest tests/soak -s
+fuzz: $(DEV)
+	RINGMESH_FUZZ_RUNS=20000 $(BIN)/pytest tests/fuzz tests/e2e/test_fuzz.py --timeout=7200
 
 check: $(DEV)
 	$(BIN)/ruff format --check $(SOURCES)

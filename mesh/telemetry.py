@@ -7,6 +7,7 @@ loopback port of their own, which the process announces in Consul.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NoOpTracerProvider, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import CollectorRegistry, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
 
 EXPORT_DELAY_MS = 500
 """A trace can be looked at about this long after its request ended."""
@@ -43,8 +50,10 @@ class Telemetry:
 def open_telemetry(
     service_name: str, instance_id: str, *, otlp_endpoint: str | None
 ) -> Iterator[Telemetry]:
-    """Opens the process's telemetry; on exit the spans still held are sent."""
+    """Opens the process's telemetry, on its event loop; on exit the spans still held are sent."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    _count_tasks(registry)
     server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
     provider = _make_provider(service_name, instance_id, otlp_endpoint)
     try:
@@ -83,6 +92,12 @@ def _served_calls(registry: CollectorRegistry) -> Histogram:
         ["method", "status"],
         registry=registry,
     )
+
+
+def _count_tasks(registry: CollectorRegistry) -> None:
+    loop = asyncio.get_running_loop()
+    gauge = Gauge("asyncio_tasks", "Coroutines under way.", registry=registry)
+    gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
 
 
 def _make_provider(

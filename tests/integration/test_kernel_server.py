@@ -44,7 +44,7 @@ class EchoServicer(node_pb2_grpc.NodeServicer):
 
 
 @pytest.fixture
-def telemetry():
+async def telemetry():
     with open_telemetry("test", "test-1", otlp_endpoint=None) as opened:
         yield opened
 
