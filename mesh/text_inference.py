@@ -30,7 +30,10 @@ Facts = Mapping[str, int | str]
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """What a caller asks of a language model; `sampling` holds what it has set."""
+    """What a caller asks of a language model; `sampling` holds what it has set.
+
+    `form` is the form that the text must have, by its kind; there is one at most.
+    """
 
     prompt: str
     max_tokens: int | None = None
@@ -38,6 +41,7 @@ class TextRequest:
     stop: tuple[str, ...] = ()
     sampling: Mapping[str, int | float] = field(default_factory=dict)
     priority: int = 0
+    form: Mapping[str, str | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,10 @@ def read_text_request(request: ModelInferRequest) -> TextRequest:
         if name not in RESERVED and not name.startswith(RESERVED_PREFIX)
     }
     stop = given.pop("stop", None)
+    form = {kind: given.pop(kind) for kind in _FORMS if kind in given}
+    if len(form) > 1:
+        first, second = list(form)[:2]
+        raise _wrong(second, f"{first} gives the text a form already; send one")
     return TextRequest(
         prompt=prompt,
         max_tokens=given.pop("max_tokens", None),
@@ -112,6 +120,7 @@ def read_text_request(request: ModelInferRequest) -> TextRequest:
         stop=() if stop is None else (stop,),
         sampling=given,
         priority=generation_priority(request.parameters),
+        form=form,
     )
 
 
@@ -197,7 +206,12 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "seed": _seed,
     "stop": _text,
     "ignore_eos": _boolean,
+    "json_schema": _text,
+    "json_object": _boolean,
+    "regex": _text,
+    "grammar": _text,
 }
+_FORMS = ("json_schema", "json_object", "regex", "grammar")
 
 
 def _wrong(name: str, problem: str) -> InvalidArgument:

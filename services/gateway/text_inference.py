@@ -105,6 +105,8 @@ def make_generate_request(
     )
     for name, value in asked.sampling.items():
         setattr(request.sampling, name, value)
+    for kind, form in asked.form.items():
+        setattr(request, kind, form)
     return request
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -165,6 +166,25 @@ async def test_a_stream_is_started_deltas_finished(rig: Rig) -> None:
     assert finished.timing.decode_us > 0
 
 
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ({"json_schema": '{"enum": [12, "ja"]}'}, '12|"ja"'),
+        ({"json_object": True}, r"\{.*"),
+        ({"json_object": False}, ".*"),
+        ({"regex": "[a-c]{4}"}, "[a-c]{4}"),
+        ({"grammar": 'root ::= "x" | "yy"'}, "x|yy"),
+        ({"choice": node_pb2.Choice(texts=["left", "right"])}, "left|right"),
+    ],
+)
+async def test_a_text_has_the_form_that_is_asked_for(
+    rig: Rig, form: dict[str, Any], pattern: str
+) -> None:
+    call = rig.stub.Generate(generate(chat=hello(), max_tokens=12, **form))
+    text = "".join([event.delta.text async for event in call])
+    assert re.fullmatch(pattern, text, re.DOTALL)
+
+
 async def test_the_answer_names_node_and_version(rig: Rig) -> None:
     call = rig.stub.Generate(
         generate(text="The", max_tokens=1), metadata=(("x-ringmesh-version", "1"),)
@@ -232,6 +252,10 @@ async def test_a_deadline_ends_the_call(rig: Rig) -> None:
         ({"text": "Hi", "sampling": node_pb2.Sampling(top_p=float("nan"))}, "top_p"),
         ({"text": "Hi", "sampling": node_pb2.Sampling(top_k=-1)}, "top_k"),
         ({"model_name": "identity", "text": "Hi"}, "model_name"),
+        ({"text": "Hi", "json_schema": '{"type": "strng"}'}, "json_schema"),
+        ({"text": "Hi", "regex": "("}, "regex"),
+        ({"text": "Hi", "grammar": "start: nowhere"}, "grammar"),
+        ({"text": "Hi", "choice": node_pb2.Choice()}, "choice"),
     ],
 )
 async def test_a_wrong_field_is_named(rig: Rig, fields: dict[str, Any], field: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -63,6 +64,13 @@ async def test_a_text_is_continued_as_the_reference_does(rig: NodeRig) -> None:
         "completion_tokens": 16,
         "finish_reason": "length",
     }
+
+
+async def test_a_text_has_the_form_that_is_asked_for(rig: NodeRig) -> None:
+    text, facts = await complete(rig, "The year was", regex=" (19|20)[0-9]{2}", max_tokens=9)
+    assert re.fullmatch(r" (19|20)\d\d", text)
+    assert facts["finish_reason"] == "stop"
+    assert (await complete(rig, "{", json_object=True, max_tokens=3))[0].startswith("{")
 
 
 async def test_callers_at_once_get_what_each_gets_alone(rig: NodeRig) -> None:
@@ -211,6 +219,8 @@ async def test_generations_are_counted_whichever_call_asked_for_them(rig: NodeRi
         ({"temperature": "hot"}, "parameters.temperature"),
         ({"seed": -1}, "parameters.seed"),
         ({"tempratur": 1.0}, "parameters.tempratur"),
+        ({"regex": "("}, "regex"),
+        ({"json_schema": "{"}, "json_schema"),
     ],
 )
 async def test_wrong_parameters_are_named(

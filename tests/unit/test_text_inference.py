@@ -42,6 +42,23 @@ def test_parameters_become_sampling_and_limits() -> None:
     assert read_text_request(request) == TextRequest("Once", 5, True, ("\n",), sampling)
 
 
+def text(value: str) -> InferParameter:
+    return InferParameter(string_param=value)
+
+
+def test_a_form_is_asked_for_by_its_kind() -> None:
+    request = read_text_request(make(regex=text("a+"), top_k=integer(4)))
+    assert (request.form, request.sampling) == ({"regex": "a+"}, {"top_k": 4})
+    some = InferParameter(bool_param=True)
+    assert read_text_request(make(json_object=some)).form == {"json_object": True}
+
+
+def test_a_text_has_one_form() -> None:
+    with pytest.raises(InvalidArgument, match="regex gives the text a form") as refused:
+        read_text_request(make(regex=text("a+"), grammar=text('start: "a"')))
+    assert refused.value.field == "parameters.grammar"
+
+
 def test_nothing_asked_is_nothing_set() -> None:
     empty = InferParameter(bool_param=True)
     reserved: Any = {"sequence_id": integer(7), "triton_enable_empty_final_response": empty}

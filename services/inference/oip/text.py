@@ -21,6 +21,7 @@ from mesh.text_inference import (
     read_text_request,
 )
 from services.inference.generate_servicer import PhaseSpans, generation_timing
+from services.inference.llm.constraint import Constraint, ConstraintKind
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.request import (
     Delta,
@@ -106,7 +107,16 @@ def make_generation_request(
         timeout_s=timeout_s,
         session=session,
         priority=asked.priority,
+        constraint=_constraint(asked),
     )
+
+
+def _constraint(asked: TextRequest) -> Constraint | None:
+    for kind, form in asked.form.items():
+        if isinstance(form, str):
+            return Constraint(ConstraintKind(kind), (form,))
+        return Constraint(ConstraintKind(kind)) if form else None
+    return None
 
 
 async def _generate(
