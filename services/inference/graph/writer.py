@@ -69,7 +69,11 @@ class GraphWriter:
         return name
 
     def view(self, name: str, other: str, shape: Sequence[int]) -> str:
-        """The bytes of another large constant in another shape, stored once."""
+        """The values of another constant in another shape; those of a large one are stored once."""
+        if other not in self._places:
+            return self.constant(
+                name, onnx.numpy_helper.to_array(self._initializers[other]).reshape(shape)
+            )
         kind = self._initializers[other].data_type
         self._initializers[name] = _external(name, kind, shape, *self._places[other])
         return name

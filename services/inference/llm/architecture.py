@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
-    """The dimensions and constants of one decoder."""
+    """The dimensions and constants of one decoder; `qkv_bias` is what Qwen2 adds to the family."""
 
     layers: int
     hidden: int
@@ -24,6 +24,7 @@ class LlamaConfig:
     rms_epsilon: float
     trained_context_tokens: int
     tied_embeddings: bool
+    qkv_bias: bool = False
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -49,6 +49,9 @@ class Lowering(Protocol):
     def linear(self, x: str, *names: str) -> str:
         """Multiplies by a matrix `[out, in]`, or by several one under the other."""
 
+    def add_bias(self, x: str, *names: str) -> str:
+        """Adds a vector, or several one after the other."""
+
     def attention(self, qkv: str, layer: int) -> str:
         """Rotates, stores into the slots and attends, on packed queries, keys and values."""
 
@@ -73,7 +76,7 @@ def build_decoder_graph(
     """Writes the graph for ONNX Runtime into `folder`; returns its path."""
     writer = GraphWriter("decoder", folder)
     lowering = OrtLowering(writer, weights, config, context_tokens, precision)
-    _walk(lowering, config.layers)
+    _walk(lowering, config)
     return writer.save(_OPSETS)
 
 
@@ -82,25 +85,27 @@ def build_standard_decoder_graph(
 ) -> Path:
     """Writes the graph in standard operators, for slots of so many positions; returns its path."""
     writer = GraphWriter("decoder", folder)
-    _walk(StandardLowering(writer, weights, config, positions, form), config.layers)
+    _walk(StandardLowering(writer, weights, config, positions, form), config)
     return writer.save(STANDARD_OPSETS)
 
 
-def _walk(to: Lowering, layers: int) -> None:
+def _walk(to: Lowering, config: LlamaConfig) -> None:
     stream = to.embed("input_ids")
     branch: str | None = None
-    for layer in range(layers):
+    for layer in range(config.layers):
         block = f"blk.{layer}"
         normed, stream = to.add_norm(stream, branch, f"{block}.attn_norm.weight")
-        branch = _attention(to, block, layer, normed)
+        branch = _attention(to, block, layer, normed, has_bias=config.qkv_bias)
         normed, stream = to.add_norm(stream, branch, f"{block}.ffn_norm.weight")
         branch = _feed_forward(to, block, normed)
     normed, _ = to.add_norm(stream, branch, "output_norm.weight")
     to.head(to.last_token(normed))
 
 
-def _attention(to: Lowering, block: str, layer: int, x: str) -> str:
+def _attention(to: Lowering, block: str, layer: int, x: str, *, has_bias: bool) -> str:
     packed = to.linear(x, *(f"{block}.attn_{part}.weight" for part in "qkv"))
+    if has_bias:
+        packed = to.add_bias(packed, *(f"{block}.attn_{part}.bias" for part in "qkv"))
     return to.linear(to.attention(packed, layer), f"{block}.attn_output.weight")
 
 
@@ -198,6 +203,11 @@ class OrtLowering:
         self._writer.constant(_scales(name), matrix.scales)
         self._writer.constant(_zeros(name), matrix.zeros)
         return self._matmul_int8(x, name, *matrix.shape)
+
+    def add_bias(self, x: str, *names: str) -> str:
+        """After the product: MatMulNBits adds its own bias no faster."""
+        bias = np.concatenate([self._weights.weight(name) for name in names])
+        return self._writer.node("Add", [x, self._writer.constant(names[0], bias)])
 
     def _matmul_int8(self, x: str, name: str, rows: int, columns: int) -> str:
         return self._writer.node(

@@ -105,6 +105,7 @@ class GgufModel:
             rms_epsilon=float(self._required("attention.layer_norm_rms_epsilon")),
             trained_context_tokens=int(self._required("context_length")),
             tied_embeddings="output.weight" not in self._tensors,
+            qkv_bias="blk.0.attn_q.bias" in self._tensors,
         )
 
     @cached_property
@@ -123,11 +124,16 @@ class GgufModel:
             bos_token=token("bos"),
             eos_token=token("eos"),
             bos_id=ids["bos"],
-            add_bos=bool(self.field("tokenizer.ggml.add_bos_token", False)),
+            add_bos=bool(self.field("tokenizer.ggml.add_bos_token", self._begins_with_bos())),
             end_ids=frozenset(ids[n] for n in ("eos", "eot", "eom") if ids[n] is not None),
             chat_template=self.field("tokenizer.chat_template"),
             sampling=self._sampling_defaults(),
         )
+
+    def _begins_with_bos(self) -> bool:
+        """What readers do where the file does not say."""
+        kind, pre = self.field("tokenizer.ggml.model"), self.field("tokenizer.ggml.pre")
+        return kind == "llama" or pre == "llama-bpe"
 
     def _sampling_defaults(self) -> SamplingDefaults:
         plain = SamplingDefaults()

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer
 from mesh.errors import FailedPrecondition
 from services.inference.llm.architecture import LlamaConfig, TextRules
 from services.inference.llm.gguf_model import GgufModel
+from services.inference.llm.transformers_config import CONFIG
+from services.inference.llm.transformers_model import TransformersModel
 from services.inference.llm.weights import WeightSource
 
 
@@ -35,6 +37,10 @@ def open_model_files(folder: Path) -> ModelFiles:
         FailedPrecondition: there is none, or none that runs here; the message names what does.
     """
     found = sorted(folder.glob("*.gguf"))
+    if not found and (folder / CONFIG).exists():
+        return TransformersModel(folder)
     if len(found) != 1:
-        raise FailedPrecondition(f"the artefact must hold one .gguf file, not {len(found)}")
+        raise FailedPrecondition(
+            f"the artefact must hold one .gguf file, not {len(found)}, or a folder with {CONFIG}"
+        )
     return GgufModel(found[0])

@@ -46,7 +46,7 @@ async def open_language_model(
     name, version = spec.manifest.name, spec.version
     lifetime = AsyncExitStack()
     lifetime.callback(backend.close)
-    vocabulary = Vocabulary(described.tokenizer)
+    vocabulary = Vocabulary(described.tokenizer, described.config.vocabulary)
     scheduler = await lifetime.enter_async_context(
         open_scheduler(
             backend,

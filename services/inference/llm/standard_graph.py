@@ -28,6 +28,8 @@ from services.inference.llm.symmetric import BLOCK, can_be_blocks, symmetric_blo
 from services.inference.llm.weights import WeightSource
 
 OPSETS = {"": 24}
+GRAPH_VERSION = 1
+"""Part of the key of an engine: raise it with every change to what is built here."""
 _EMBEDDING = "token_embd.weight"
 
 Element = Literal["fp32", "fp16", "bf16"]
@@ -94,6 +96,11 @@ class StandardLowering:
         """One product, of a plain matrix or of one that is dequantised on the way."""
         weight = np.concatenate([self._weights.weight(name) for name in names])
         return self._writer.node("MatMul", [x, self._matrix(names[0], weight)])
+
+    def add_bias(self, x: str, *names: str) -> str:
+        """Adds a vector, or several one after the other."""
+        bias = np.concatenate([self._weights.weight(name) for name in names])
+        return self._writer.node("Add", [x, self._constant(names[0], bias)])
 
     def attention(self, qkv: str, layer: int) -> str:
         """Rotates queries and keys, writes into the slots, attends to what the mask lets see."""

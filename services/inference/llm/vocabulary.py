@@ -20,11 +20,13 @@ _SINGLE_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Vocabulary:
-    """Encodes text, and knows the bytes of each token."""
+    """Encodes text, and knows the bytes of each token that the model can choose."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int = 0) -> None:
         self._tokenizer = tokenizer
         self._bytes = _token_bytes(tokenizer)
+        # Models often have room for more tokens than the tokenizer knows.
+        self._bytes += [b""] * (size - len(self._bytes))
         self.longest_token = max(len(piece) for piece in self._bytes)
         self._special = frozenset(
             index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special

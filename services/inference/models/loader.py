@@ -84,6 +84,7 @@ def make_openers(
     return MappingProxyType(
         {
             ("gguf", "text-generation"): language_model,
+            ("transformers", "text-generation"): language_model,
             ("transformers", "text-embedding"): sentence_encoder,
             ("transformers", "text-classification"): text_classifier,
             ("sentence-transformers", "text-embedding"): sentence_encoder,

@@ -7,6 +7,8 @@ reference, and slower than ONNX Runtime.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 from typing import Any
 
 from services.inference.backends.backend import (
@@ -21,6 +23,8 @@ from services.inference.llm.decoder import Decoder
 from services.inference.llm.slot_backend import SlotBackend
 
 NAME = "torch"
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
+"""What the driver of a GPU leaves on Linux, and on Linux under Windows."""
 
 
 class TorchBackend:
@@ -33,6 +37,11 @@ class TorchBackend:
 
     def check(self) -> Device:
         """On the first GPU if there is one, else on the CPU."""
+        if importlib.util.find_spec("torch") is None:
+            raise BackendUnavailable(NAME, Obstacle.MISSING_LIBRARY, "torch is not installed")
+        # Loading it takes seconds and 200 MB: not just to hear that there is no GPU.
+        if not any(map(os.path.exists, _DRIVERS)):
+            return Device.CPU
         return Device.GPU if self._part("placement").has_gpu() else Device.CPU
 
     def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
