@@ -34,6 +34,7 @@ class Change(Enum):
     PLACED = "placed"
     LOAD_BEGAN = "load began"
     LOADED = "loaded"
+    MOVED = "moved"
     LOAD_FAILED = "load failed"
     BROKE = "broke"
     RECOVERED = "recovered"
@@ -50,6 +51,7 @@ _TRANSITIONS: Final[Mapping[tuple[ModelState, Change], ModelState]] = MappingPro
         (_S.LOADING, _C.RECOVERED): _S.READY,
         (_S.LOADING, _C.LOAD_FAILED): _S.UNAVAILABLE,
         (_S.LOADING, _C.REMOVED): _S.UNLOADED,
+        (_S.READY, _C.MOVED): _S.READY,
         (_S.READY, _C.BROKE): _S.UNAVAILABLE,
         (_S.READY, _C.REMOVED): _S.DRAINING,
         (_S.DRAINING, _C.DRAINED): _S.UNLOADED,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mesh.logs import get_logger
@@ -50,12 +50,21 @@ class LoadedModel(Protocol):
         """Ends what is running and frees the memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Retired:
+    """An engine that has been replaced, and the calls that still run on it."""
+
+    loaded: LoadedModel
+    users: frozenset[asyncio.Task[Any]]
+
+
 @dataclass(slots=True)
 class _Entry:
     status: ModelStatus
     statistics: VersionStatistics
     loaded: LoadedModel | None = None
     users: set[asyncio.Task[Any]] = field(default_factory=set)
+    retired: list[_Retired] = field(default_factory=list)
     changes: Counter[Change] = field(default_factory=Counter)
 
 
@@ -138,7 +147,36 @@ class ModelTable:
             entry.loaded = loaded
         state = entry.status.state.name
         _log.info("model changed", model=entry.status.reference, state=state, reason=reason)
+        self._tell()
 
+    def move(self, key: Key, loaded: LoadedModel, reason: str) -> None:
+        """Has another engine answer for a ready version from now on.
+
+        Calls under way stay where they are; `close_retired` waits for them.
+        """
+        entry = self._entries[key]
+        if entry.loaded is not None:
+            entry.retired.append(_Retired(entry.loaded, frozenset(entry.users)))
+        self.change(key, Change.MOVED, reason, loaded=loaded)
+
+    async def close_retired(self, key: Key) -> None:
+        """Closes the engines that were replaced, each when its last call has ended."""
+        retired = self._entries[key].retired
+        for each in tuple(retired):
+            if each.users:
+                await asyncio.wait(each.users)
+            if each in retired:
+                retired.remove(each)
+                await each.loaded.close()
+
+    def remark(self, key: Key, reason: str) -> None:
+        """Says something of a version that changes nothing."""
+        entry = self._entries[key]
+        entry.status = replace(entry.status, reason=reason)
+        _log.info("model remark", model=entry.status.reference, reason=reason)
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -157,8 +195,10 @@ class ModelTable:
         """Closes a version that nobody may ask for any more."""
         entry = self._entries[key]
         loaded, entry.loaded = entry.loaded, None
-        if loaded is not None:
-            await loaded.close()
+        retired, entry.retired[:] = tuple(entry.retired), ()
+        for each in (loaded, *(old.loaded for old in retired)):
+            if each is not None:
+                await each.close()
 
     async def aclose(self) -> None:
         """Closes everything that is still loaded, when the node stops."""

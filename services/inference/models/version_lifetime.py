@@ -1,9 +1,10 @@
 """A model version's stay on the node, from placement to removal, as one coroutine.
 
 Load (again and again, with backoff, for as long as it is wanted), announce, serve. If it breaks
-meanwhile: withdraw the announcement, so that calls go elsewhere, and open it anew. When it is no
-longer wanted: withdraw the announcement, let the calls under way finish, unload. It knows neither
-Consul nor any backend.
+meanwhile: withdraw the announcement, so that calls go elsewhere, and open it anew. If it can be had
+on a better engine, that is made ready beside it; new calls go there from one moment to the next,
+and the old engine ends with its last call. When the version is no longer wanted: withdraw the
+announcement, let the calls under way finish, unload. It knows neither Consul nor any backend.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ _log = get_logger(__name__)
 
 Open = Callable[[Assignment], Awaitable[LoadedModel]]
 Announce = Callable[[], Awaitable[None]]
+Remark = Callable[[str], None]
+Improve = Callable[[Assignment, LoadedModel, Remark], Awaitable[LoadedModel | None]]
+"""Opens the version on a better engine than the one that serves, if there is to be one."""
+
+
+async def no_better(_assignment: Assignment, _serving: LoadedModel, _say: Remark) -> None:
+    """Leaves a version where it is."""
 
 
 class LoadFailed(Unavailable):
@@ -48,6 +56,7 @@ class VersionLifetime:
         loads: asyncio.Semaphore,
         unload_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
+        improve: Improve = no_better,
     ) -> None:
         self.assignment = assignment
         self.key: Key = (assignment.model, assignment.spec.version)
@@ -57,6 +66,7 @@ class VersionLifetime:
         self._loads = loads
         self._unload_timeout_s = unload_timeout_s
         self._clock = clock
+        self._open_better = improve
         self._removed = asyncio.Event()
         self._reason = NOT_PLACED
         self._loaded: LoadedModel | None = None
@@ -78,9 +88,10 @@ class VersionLifetime:
         while await self._comes_first(self._load()):
             await self._announce()
             ready_s = self._clock()
-            if not await self._comes_first(self._break()):
+            if not await self._comes_first(self._serve()):
                 await self._leave()
                 return
+            self._table.change(self.key, Change.BROKE, self._failure)
             self._relapses = self._relapses.after(self._clock() - ready_s)
             await self._announce()
             await self._close_broken()
@@ -106,13 +117,58 @@ class VersionLifetime:
             removed.cancel()
             await asyncio.wait({happening, removed})
 
+    async def _serve(self) -> None:
+        """Comes to its end when the version can answer no more; it may change engines before."""
+        moving = asyncio.create_task(self._move())
+        breaking = asyncio.create_task(self._break())
+        running = {moving, breaking}
+        try:
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if not breaking.done() and moving.result():
+                breaking.cancel()  # it watches the engine that was left
+                breaking = asyncio.create_task(self._break())
+                running |= {breaking, asyncio.create_task(self._table.close_retired(self.key))}
+            await breaking
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+
+    async def _move(self) -> bool:
+        """Whether new calls now go to a better engine."""
+        old = self._loaded
+        if old is None:
+            return False
+        try:
+            better = await self._better_than(old)
+        except RingmeshError as error:
+            self._say(error.message)
+            return False
+        except Exception as error:  # noqa: BLE001 - the engine that serves is none the worse for it
+            _log.exception("moving to a better engine failed", lifetime=repr(self))
+            self._say(f"{type(error).__name__}: {error}")
+            return False
+        if better is None:
+            return False
+        self._loaded = better
+        self._table.move(self.key, better, f"moved from {old.backend} to {better.backend}")
+        return True
+
+    async def _better_than(self, serving: LoadedModel) -> LoadedModel | None:
+        better = await self._open_better(self.assignment, serving, self._say)
+        if better is not None:
+            await _warm(better)
+        return better
+
+    def _say(self, reason: str) -> None:
+        self._table.remark(self.key, reason)
+
     async def _break(self) -> None:
-        """Comes to its end when the version can answer no more; it is nobody's from then on."""
+        """Comes to its end when the engine can answer no more."""
         if not isinstance(self._loaded, CanBreak):
             await asyncio.Event().wait()
             return
         self._failure = await self._loaded.broken()
-        self._table.change(self.key, Change.BROKE, self._failure)
 
     async def _close_broken(self) -> None:
         self._loaded = None
@@ -148,11 +204,7 @@ class VersionLifetime:
 
     async def _open_warm(self) -> LoadedModel:
         loaded = await self._open_model(self.assignment)
-        try:
-            await loaded.warm_up()
-        except BaseException:
-            await loaded.close()
-            raise
+        await _warm(loaded)
         return loaded
 
     def _fail(self, reason: str) -> None:
@@ -162,3 +214,11 @@ class VersionLifetime:
         if not await self._table.wait_until_idle(self.key, self._unload_timeout_s):
             _log.warning("unloading under calls that do not end", lifetime=repr(self))
         await self._table.unload(self.key)
+
+
+async def _warm(loaded: LoadedModel) -> None:
+    try:
+        await loaded.warm_up()
+    except BaseException:
+        await loaded.close()
+        raise
