@@ -10,13 +10,16 @@ understands.
 caller's part is run again by itself, once, and only a part that fails again fails its caller. That
 is right because runs are pure: nobody has had anything of the failed run, and running a row again
 gives what it would have given. It is bounded: a batch of n rows costs n further runs at the most.
+
+Runs that fail one after the other may still be the doing of what is asked. So they only raise a
+suspicion; whether the engine is broken shows when it fails at something that it has done before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ from typing import Generic, TypeVar
 from mesh.batching_options import BatchingOptions
 from mesh.errors import DeadlineExceeded, Internal, RingmeshError, Unavailable
 from mesh.logs import get_logger
+from services.inference.backends.health import EngineBroken, EngineHealth
 from services.inference.batching.batch import BatchLimits, Row, form_batch, make_limits
 from services.inference.batching.call import Batched, Call, Waiting
 from services.inference.batching.door import Door
@@ -68,6 +72,9 @@ class Batcher(Generic[P, R]):
         self._waiting: dict[int, Waiting[P, R]] = {}
         self._arrivals = 0
         self._changed = asyncio.Event()
+        self._health = EngineHealth()
+        self._suspicion: str | None = None
+        self._suspected = asyncio.Event()
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -100,6 +107,18 @@ class Batcher(Generic[P, R]):
     def waiting(self, level: int) -> int:
         """How many rows wait at a level."""
         return self._queue.waiting(level)
+
+    async def broken(self, probe: Callable[[], Awaitable[object]]) -> str:
+        """Returns when run after run has failed, and `probe` too; says why."""
+        while True:
+            await self._suspected.wait()
+            self._suspected.clear()
+            try:
+                await probe()
+            except Internal:
+                return self._suspicion or "the engine fails"
+            except RingmeshError as refusal:
+                _log.warning("probe refused", batcher=repr(self), error=refusal.message)
 
     async def run_batches(self) -> None:
         """Works until cancelled; whoever still waits then is told."""
@@ -228,16 +247,27 @@ class Batcher(Generic[P, R]):
             )
         except RingmeshError as error:
             _log.error("batch failed", batcher=repr(self), rows=len(batch), error=error.message)
+            if isinstance(error, Internal):
+                self._suspect(error)
             return error
-        except Exception:  # noqa: BLE001 - whatever a backend does to one batch, the others go on
+        except Exception as error:  # noqa: BLE001 - whatever a backend does, the others go on
             _log.exception("batch failed unexpectedly", batcher=repr(self), rows=len(batch))
+            self._suspect(error)
             return Internal("the model failed; the node's log has the details")
+        self._health.succeed()
         now_s = loop.time()
         self._door.count_run(key, len(batch), now_s - began_s, now_s)
         execution = Execution(len(batch), began_ns, time.time_ns(), ran.input_ns, ran.output_ns)
         for waiting, result in zip(batch, ran.results, strict=True):
             waiting.call.deliver(waiting.row.number, result, execution)
         return None
+
+    def _suspect(self, error: Exception) -> None:
+        try:
+            self._health.fail(error)
+        except EngineBroken as broken:
+            self._suspicion = broken.message
+            self._suspected.set()
 
     def _close(self) -> None:
         self._is_closed = True

@@ -106,6 +106,11 @@ class TextModel:
         await self._encode([longest[:8]], ANY_TIME)
         await self._encode([longest] * self._largest_batch(), ANY_TIME)
 
+    async def broken(self) -> str:
+        """Returns when the engine can do no more, and says why."""
+        short = (0,) * min(8, self._encoder.max_tokens)
+        return await self._batcher.broken(lambda: self._encode([short], ANY_TIME))
+
     async def close(self) -> None:
         """Ends the queue, then the engine."""
         await self._lifetime.aclose()

@@ -7,13 +7,14 @@ runs as it is. Either way the manifest's `instances` run at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Protocol
 
 import numpy as np
 
 from mesh.deployment import VersionSpec
+from mesh.errors import Internal
 from mesh.tensor import Tensor, encode_raw
 from mesh.tensor.raw import find_datatype
 from services.inference.backends.backend import GraphTensor
@@ -21,7 +22,7 @@ from services.inference.batching.batcher import Batcher
 from services.inference.batching.ragged import Tensors
 from services.inference.batching.run import Item
 from services.inference.batching.stack import TensorRow, cut, join
-from services.inference.batching.terms import Terms
+from services.inference.batching.terms import ANY_TIME, Terms
 from services.inference.models.tensor_model import TensorAnswer
 from services.inference.models.timing import Timing
 from services.inference.models.warm_up import answer_declared
@@ -36,6 +37,9 @@ class Queue(Protocol):
 
     async def answer(self, tensors: Tensors, terms: Terms) -> Answer:
         """The outputs for these inputs."""
+
+    async def broken(self, probe: Callable[[], Awaitable[object]]) -> str:
+        """Returns when run after run has failed, and `probe` too; says why."""
 
 
 class RowQueue:
@@ -53,6 +57,10 @@ class RowQueue:
         ends = self._graph.instances
         return make_empty(ends.inputs, ends.outputs, tensors), batched.timing
 
+    async def broken(self, probe: Callable[[], Awaitable[object]]) -> str:
+        """Returns when run after run has failed, and `probe` too; says why."""
+        return await self._batcher.broken(probe)
+
 
 class RequestQueue:
     """Every request runs by itself."""
@@ -65,6 +73,10 @@ class RequestQueue:
         batched = await self._batcher.submit([Item(tensors, None)], terms)
         return batched.results[0], batched.timing
 
+    async def broken(self, probe: Callable[[], Awaitable[object]]) -> str:
+        """Returns when run after run has failed, and `probe` too; says why."""
+        return await self._batcher.broken(probe)
+
 
 class GraphModel:
     """One version of such a model."""
@@ -74,7 +86,9 @@ class GraphModel:
         spec: VersionSpec,
         graph: LoadedGraph,
         queue: Queue,
+        sample: Tensors | None,
         remark: str,
+        *,
         lifetime: AsyncExitStack,
     ) -> None:
         self.name = spec.manifest.name
@@ -86,6 +100,7 @@ class GraphModel:
         self._manifest = spec.manifest
         self._company = graph.company
         self._queue = queue
+        self._sample = sample
         self._lifetime = lifetime
 
     def __repr__(self) -> str:
@@ -104,6 +119,16 @@ class GraphModel:
     async def warm_up(self) -> None:
         """The declared requests; the graph has been tried when it was opened."""
         await answer_declared(self, self._manifest.warm_up)
+
+    async def broken(self) -> str:
+        """Returns when the engine can do no more, and says why."""
+        return await self._queue.broken(self._probe)
+
+    async def _probe(self) -> None:
+        """Asks for what it could do when it was opened."""
+        if self._sample is None:
+            raise Internal("run after run fails")
+        await self._queue.answer(self._sample, ANY_TIME)
 
     async def close(self) -> None:
         """Ends the queue, then the engine."""

@@ -40,7 +40,7 @@ async def open_onnx_model(folder: Path, spec: VersionSpec, place: TensorPlace) -
         opened.push_async_callback(asyncio.to_thread, graph.instances.close)
         queue = await opened.enter_async_context(_open_queue(graph, spec, place))
         remark = "; ".join(each for each in (graph.opening.remark, tried.remark) if each)
-        return GraphModel(spec, graph, queue, remark, opened.pop_all())
+        return GraphModel(spec, graph, queue, tried.sample, remark, lifetime=opened.pop_all())
 
 
 def load_onnx(folder: Path, spec: VersionSpec, place: TensorPlace) -> Tried:

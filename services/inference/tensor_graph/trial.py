@@ -27,9 +27,13 @@ _UNTRIED = "requests run one by one: declare a warm_up to try batches with"
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """The graph as it will be run, and a sentence if that is not what its manifest asks for."""
+    """The graph as it will be run, and a sentence if that is not what its manifest asks for.
+
+    `sample` are inputs that it takes, if any were found.
+    """
 
     graph: LoadedGraph
+    sample: Tensors | None
     remark: str = ""
 
 
@@ -42,19 +46,18 @@ def try_out(graph: LoadedGraph, declared: Sequence[WarmUpRequest]) -> Tried:
     """
     batching = graph.signature.batching
     if batching is None:
-        _first_that_runs(graph, declared, None)
-        return Tried(graph)
+        return Tried(graph, _first_that_runs(graph, declared, None))
     count = min(batching.max_batch_size, MOST_ROWS)
     sample = _first_that_runs(graph, declared, max(count, 2))
     if not batching.exact:
-        return Tried(replace(graph, company=Company.ANY))
+        return Tried(replace(graph, company=Company.ANY), sample)
     if sample is None:
-        return Tried(replace(graph, company=Company.NONE), _UNTRIED)
+        return Tried(replace(graph, company=Company.NONE), sample, _UNTRIED)
     rows = [item.payload for item in islice(cut(sample), count)]
     company = find_company(graph.try_rows, rows, batching.max_batch_size)
     _log.info("batches tried", graph=repr(graph), rows=len(rows), company=company.name)
     remark = _ALONE if company is Company.NONE else ""
-    return Tried(replace(graph, company=company), remark)
+    return Tried(replace(graph, company=company), sample, remark)
 
 
 def _first_that_runs(
