@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import grpc
 import typer
@@ -13,6 +13,7 @@ from mesh.cli.output import JsonFlag, make_console, print_json
 from mesh.cli.place import Edge, StateDir, find_edge
 from mesh.cli.registry_call import read_version
 from mesh.errors import InvalidArgument
+from mesh.local.model_files import guess_kind, guess_name
 from mesh.local.problem import LocalProblem
 from mesh.local.publish import LocalFile, Publisher, read_files
 from mesh.manifest import Manifest
@@ -25,7 +26,7 @@ MANIFEST = "manifest.json"
 @app.command()
 def publish(
     path: Annotated[
-        Path, typer.Argument(exists=True, help="The model's folder, or its one file (GGUF).")
+        Path, typer.Argument(exists=True, help="The model's folder, or its one file (GGUF, ONNX).")
     ],
     *,
     name: Annotated[str | None, typer.Option(help="The model's name.")] = None,
@@ -79,7 +80,7 @@ def read_manifest(path: Path, manifest: Path | None, name: str | None) -> Manife
     try:
         if written.is_file():
             return _renamed(Manifest.from_json(written.read_bytes()), name)
-        return Manifest.model_validate({"name": name or path.stem.lower(), **_guess(path)})
+        return Manifest.model_validate({"name": name or guess_name(path), **guess_kind(path)})
     except InvalidArgument as error:
         raise LocalProblem(f"{written}: {error.message}.") from error
     except ValueError as error:
@@ -91,17 +92,6 @@ def _renamed(manifest: Manifest, name: str | None) -> Manifest:
         manifest
         if name is None
         else Manifest.model_validate({**manifest.model_dump(), "name": name})
-    )
-
-
-def _guess(path: Path) -> dict[str, Any]:
-    if path.suffix == ".gguf":
-        return {"task": "text-generation", "format": "gguf"}
-    if (path / "modules.json").is_file():
-        return {"task": "text-embedding", "format": "sentence-transformers"}
-    raise LocalProblem(
-        f"{path} is neither a .gguf file nor a sentence-transformers folder: say what it is in a "
-        f"manifest (--manifest)."
     )
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import grpc
 
 from mesh.errors import NotFound, error_from_rpc
+from mesh.local.model_files import list_files
 from mesh.manifest import Manifest
 from mesh.pb import registry_pb2, registry_pb2_grpc
 
@@ -35,11 +36,10 @@ class LocalFile:
 
 
 def read_files(folder: Path) -> list[LocalFile]:
-    """All files of a folder, or the one file that `folder` is, with their digests."""
-    if folder.is_file():
-        return [local_file(folder.name, folder)]
-    sources = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [local_file(source.relative_to(folder).as_posix(), source) for source in sources]
+    """The files of the model in a folder, or of the one file that `folder` is, with digests."""
+    place = folder if folder.is_dir() else folder.parent
+    sources = list_files(folder)
+    return [local_file(source.relative_to(place).as_posix(), source) for source in sources]
 
 
 def local_file(path: str, source: Path, digest: str | None = None) -> LocalFile:
