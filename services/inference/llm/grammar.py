@@ -55,6 +55,10 @@ _PLACE = re.compile(
 )
 _EXCERPT = re.compile(r"^ *\d+ \| |^<non-verbose/>|^ *\^+$")
 _LONGEST_MESSAGE = 300
+_MEANINGS = {
+    "NoExtension": "no text can satisfy it",
+    "coerce_one_of": "oneOf needs arms that exclude each other; anyOf may do instead",
+}
 
 
 class GrammarCompiler:
@@ -243,8 +247,9 @@ def _limits() -> LLParserLimits:
 
 def _say(message: str) -> str:
     """The library's message without its excerpts, on one line."""
-    if message.startswith("NoExtension"):
-        return "no text can satisfy it"
+    for words, meaning in _MEANINGS.items():
+        if words in message:
+            return meaning
     lines = [line.strip() for line in message.splitlines() if not _EXCERPT.match(line)]
     text = " ".join(filter(None, lines))
     while (place := _PLACE.match(text)) is not None:

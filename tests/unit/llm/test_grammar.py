@@ -192,6 +192,7 @@ WRONG = [
     (schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
     (schema({"type": "string", "pattern": "(a"}), "unclosed group"),
     (schema({"$ref": "#/nowhere"}), "nowhere"),
+    (schema({"oneOf": [{"type": "string"}, {"const": "a"}]}), "anyOf may do"),
     (schema({"$ref": "#"}), "no text can satisfy it"),
     (schema(False), "must be a JSON object"),
     (schema([]), "must be a JSON object"),
