@@ -1,0 +1,169 @@
+"""A crowd of callers who ask different things of different models at once, made from a seed.
+
+Each knows what it got when it asked alone, answer or refusal, and has to get just that in the crowd
+too, whoever it shares a batch with. Some are in a hurry and some leave before they are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import grpc
+import numpy as np
+
+from mesh.pb import inference_pb2 as oip
+
+Words = ("ring", "mesh", "model", "river", "of", "the", "small", "green", "answers", "waits")
+Ask = Callable[[np.random.Generator], oip.ModelInferRequest]
+
+
+class Fate(Enum):
+    """What a caller does after it has asked."""
+
+    STAYS = "stays"
+    HURRIES = "hurries"
+    LEAVES = "leaves"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A request and its caller's patience: a deadline, or how many turns of the loop it stays."""
+
+    request: oip.ModelInferRequest
+    fate: Fate
+    timeout_s: float = 60.0
+    turns: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An answer without its id, or a status."""
+
+    response: bytes = b""
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    details: str = ""
+
+
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED
+GONE = Outcome(code=grpc.StatusCode.CANCELLED)
+
+
+def make_crowd(asks: Sequence[Ask], count: int, seed: int) -> list[Caller]:
+    """So many callers; one in five does not stay."""
+    rng = np.random.default_rng(seed)
+    fates = [Fate.STAYS] * 8 + [Fate.HURRIES, Fate.LEAVES]
+    crowd = []
+    for number in range(count):
+        request = asks[int(rng.integers(len(asks)))](rng)
+        request.id = f"caller-{number}"
+        fate = fates[int(rng.integers(len(fates)))]
+        timeout_s = float(rng.uniform(0.001, 0.2)) if fate is Fate.HURRIES else 60.0
+        crowd.append(Caller(request, fate, timeout_s, int(rng.integers(200))))
+    return crowd
+
+
+async def ask_alone(infer: Any, caller: Caller) -> Outcome:
+    """What the caller gets when nobody else asks and it waits for as long as that takes."""
+    return await _ask(infer, caller.request, 60.0)
+
+
+async def ask_in_crowd(infer: Any, caller: Caller) -> Outcome:
+    """What it gets among others; `GONE` if it has left before."""
+    asking = asyncio.ensure_future(_ask(infer, caller.request, caller.timeout_s))
+    if caller.fate is Fate.LEAVES:
+        for _ in range(caller.turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+    try:
+        return await asking
+    except asyncio.CancelledError:
+        return GONE
+
+
+def check_outcome(caller: Caller, alone: Outcome, got: Outcome) -> None:
+    """The same as alone, unless the caller itself has cut it short."""
+    excuses = {Fate.HURRIES: got.code is LATE, Fate.LEAVES: got == GONE}
+    assert got == alone or excuses.get(caller.fate, False), (caller.request.id, alone, got)
+
+
+def check_statistics(counts: oip.ModelStatistics, crowd: Sequence[Caller], ok: int) -> None:
+    """Nothing is counted twice or lost; `ok` callers have their answer."""
+    stats = counts.inference_stats
+    who_stay = sum(caller.fate is Fate.STAYS for caller in crowd)
+    assert ok <= stats.success.count
+    assert who_stay <= stats.success.count + stats.fail.count <= len(crowd)
+    phases = (stats.compute_input, stats.queue, stats.compute_infer, stats.compute_output)
+    assert all(phase.count == stats.success.count for phase in phases)
+    assert sum(phase.ns for phase in phases) == stats.success.ns
+    runs = [(batch.batch_size, batch.compute_infer.count) for batch in counts.batch_stats]
+    assert sum(count for _, count in runs) == counts.execution_count
+    # Rows of callers who left during a run are in the run, but not among the answered.
+    assert sum(size * count for size, count in runs) >= counts.inference_count
+
+
+def tensor(request: oip.ModelInferRequest, name: str, datatype: str, array: Any) -> None:
+    """Adds an input, raw."""
+    request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+    request.raw_input_contents.append(array.tobytes())
+
+
+def want(request: oip.ModelInferRequest, rng: np.random.Generator, *names: str) -> None:
+    """Asks for some of these outputs, in some order; or for none by name, which is all."""
+    for name in rng.permutation(names)[: int(rng.integers(len(names) + 1))]:
+        request.outputs.add(name=str(name))
+
+
+def ask_identity(rng: np.random.Generator) -> oip.ModelInferRequest:
+    """Tensors of many kinds, to be given back."""
+    request = oip.ModelInferRequest(model_name="identity")
+    names = [f"t{n}" for n in range(int(rng.integers(1, 4)))]
+    for name in names:
+        shape = rng.integers(0, 5, int(rng.integers(3)))
+        values = rng.integers(0, 100, shape)
+        kinds: Mapping[str, str] = {"FP32": "<f4", "INT64": "<i8", "UINT8": "|u1"}
+        datatype = str(rng.choice(list(kinds)))
+        tensor(request, name, datatype, np.asarray(values).astype(kinds[datatype]))
+    want(request, rng, *names)
+    return request
+
+
+def ask_minilm(rng: np.random.Generator) -> oip.ModelInferRequest:
+    """Texts of different lengths."""
+    request = oip.ModelInferRequest(model_name="minilm")
+    texts = [
+        " ".join(rng.choice(Words, int(rng.integers(0, 24))))
+        for _ in range(int(rng.integers(1, 5)))
+    ]
+    field = request.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
+    field.contents.bytes_contents.extend(text.encode() for text in texts)
+    return request
+
+
+def ask_wrong_text(rng: np.random.Generator) -> oip.ModelInferRequest:
+    """A text that is none, among others that are."""
+    request = ask_minilm(rng)
+    contents = request.inputs[0].contents.bytes_contents
+    contents[int(rng.integers(len(contents)))] = b"\xff\xfe"
+    return request
+
+
+def ask_unknown_output(rng: np.random.Generator) -> oip.ModelInferRequest:
+    """An output that there is not."""
+    request = ask_identity(rng)
+    request.outputs.add(name="nonsense")
+    return request
+
+
+async def _ask(infer: Any, request: oip.ModelInferRequest, timeout_s: float) -> Outcome:
+    try:
+        response = await infer(request, timeout=timeout_s)
+    except grpc.aio.AioRpcError as error:
+        return Outcome(code=error.code(), details=error.details() or "")
+    assert response.id == request.id
+    assert response.model_name == request.model_name
+    response.id = ""
+    return Outcome(response.SerializeToString(deterministic=True))
