@@ -1,0 +1,91 @@
+"""A backend that computes on another one and fails when it is told to; what is above it is real."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mesh.tensor import Array
+from services.inference.backends.backend import Backend, Device, Graph, GraphRunner
+from services.inference.llm.decoder import Decoder
+from services.inference.llm.slot_backend import SlotBackend
+
+
+@dataclass
+class Trouble:
+    """What every run raises, if anything, and whether a model may be opened."""
+
+    error: Exception | None = None
+    may_open: threading.Event = field(default_factory=threading.Event)
+    opened: int = 0
+
+    def begin(self, error: Exception) -> None:
+        """From now on runs fail, and nothing new opens."""
+        self.may_open.clear()
+        self.error = error
+
+    def end(self) -> None:
+        """All is well."""
+        self.error = None
+        self.may_open.set()
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+class FailingBackend:
+    def __init__(self, backend: Backend, trouble: Trouble) -> None:
+        self.name = backend.name
+        self._backend = backend
+        self._trouble = trouble
+        trouble.may_open.set()
+
+    def check(self) -> Device:
+        return self._backend.check()
+
+    def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
+        self._open()
+        made: Any = _FailingSlots(self._backend.open_slots(decoder, slots), self._trouble)
+        return made
+
+    def open_graph(self, graph: Graph) -> GraphRunner:
+        self._open()
+        made: Any = _FailingGraph(self._backend.open_graph(graph), self._trouble)
+        return made
+
+    def _open(self) -> None:
+        self._trouble.may_open.wait()
+        self._trouble.opened += 1
+
+
+class _FailingSlots:
+    def __init__(self, slots: SlotBackend, trouble: Trouble) -> None:
+        self._slots = slots
+        self._trouble = trouble
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._slots, name)
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Any:
+        self._trouble.check()
+        return self._slots.prefill(slot, tokens, start)
+
+    def decode(self, tokens: Sequence[int], starts: Sequence[int]) -> Any:
+        self._trouble.check()
+        return self._slots.decode(tokens, starts)
+
+
+class _FailingGraph:
+    def __init__(self, runner: GraphRunner, trouble: Trouble) -> None:
+        self._runner = runner
+        self._trouble = trouble
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        self._trouble.check()
+        return self._runner.run(outputs, inputs)
