@@ -134,8 +134,9 @@ class _GrammarMatcher:
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if self._matcher.is_error():
             raise refusal(self._constraint, _say(self._matcher.get_error()))
-        flags = np.unpackbits(mask, count=self._size, bitorder="little")
-        flags[self._hidden] = 0
+        # Looked at as truth values: numbers would take ten times as long to search.
+        flags = np.unpackbits(mask, count=self._size, bitorder="little").view(np.bool_)
+        flags[self._hidden] = False
         return np.flatnonzero(flags)
 
     def take(self, token: int) -> None:
