@@ -26,7 +26,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mesh.batching_options import BatchingOptions
-from mesh.errors import DeadlineExceeded, Internal, RingmeshError, Unavailable
+from mesh.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    RingmeshError,
+    Unavailable,
+)
 from mesh.logs import get_logger
 from services.inference.backends.health import EngineBroken, EngineHealth
 from services.inference.batching.batch import BatchLimits, Row, form_batch, make_limits
@@ -245,6 +251,8 @@ class Batcher(Generic[P, R]):
             ran = await loop.run_in_executor(
                 instance.executor, _checked, instance.run, payloads, key
             )
+        except InvalidArgument as error:  # its callers' own, and nothing for the log
+            return error
         except RingmeshError as error:
             _log.error("batch failed", batcher=repr(self), rows=len(batch), error=error.message)
             if isinstance(error, Internal):
