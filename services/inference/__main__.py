@@ -12,6 +12,7 @@ from mesh.lifecycle import run, settings_or_exit
 from mesh.log_level import following_log_level
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
+from services.inference.allocator import bound_arenas
 from services.inference.bindings import make_bindings
 from services.inference.models.announcement import Announcement
 from services.inference.models.loader import ModelLoader
@@ -70,6 +71,7 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
 
 def main() -> None:
     """Runs until a signal."""
+    bound_arenas()
     settings = settings_or_exit(NodeSettings)  # type: ignore[arg-type]  # from the environment
     run(NAME, lambda stop: _serve(settings, stop), log_level=settings.log_level)
 

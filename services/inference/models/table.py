@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mesh.logs import get_logger
+from services.inference.allocator import give_back
 from services.inference.models.choice import choose_version, requested_version
 from services.inference.models.state import Change, ModelState, ModelStatus, advance
 from services.inference.models.statistics import VersionStatistics
@@ -199,6 +200,7 @@ class ModelTable:
         for each in (loaded, *(old.loaded for old in retired)):
             if each is not None:
                 await each.close()
+        await asyncio.to_thread(give_back)
 
     async def aclose(self) -> None:
         """Closes everything that is still loaded, when the node stops."""
