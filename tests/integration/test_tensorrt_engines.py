@@ -7,16 +7,25 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from services.inference.backends.backend import BackendUnavailable, Obstacle
+from mesh.local.demo_models import DemoModels
+from services.inference.backends.backend import BackendSettings, BackendUnavailable, Obstacle
 from services.inference.backends.tensorrt.build import build_plan, parse_network
 from services.inference.backends.tensorrt.build_process import BuildJob, BuildProcess, check_outcome
 from services.inference.backends.tensorrt.cuda import find_gpu
 from services.inference.backends.tensorrt.engine import TensorRtEngine
 from services.inference.backends.tensorrt.gpu import Architecture
+from services.inference.backends.tensorrt.graph_shapes import graph_profile
 from services.inference.backends.tensorrt.library import Flavour, Library, load_library
 from services.inference.backends.tensorrt.shapes import SlotShapes, slot_shapes
+from services.inference.encoders.bert_graph import build_bert_graph
+from services.inference.encoders.bert_source import BertSource
+from services.inference.encoders.bert_weights import load_bert_weights
+from services.inference.encoders.sentence_config import read_sentence_config
+from services.inference.graph.half import write_half
+from services.inference.graph.session import GraphSession, graph_bytes
 from services.inference.graph.writer import GRAPH_FILE, GraphWriter
 from services.inference.llm.decoder_graph import build_standard_decoder_graph
 from services.inference.llm.standard_graph import OPSETS, StandardForm
@@ -169,3 +178,38 @@ def test_a_crash_is_a_reason_too() -> None:
     with pytest.raises(BackendUnavailable, match="status 3: it said nothing"):
         check_outcome(3, "[]\n", "")
     check_outcome(0, "", "warnings")
+
+
+@pytest.mark.model
+def test_an_encoder_builds_in_half_precision_and_stays_what_it_is(
+    library: Library, demo_models: DemoModels, tmp_path: Path
+) -> None:
+    config = read_sentence_config(demo_models.minilm_folder)
+    weights = load_bert_weights(demo_models.minilm_folder, config.family)
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    whole.mkdir()
+    half.mkdir()
+    graph = build_bert_graph(weights, config, whole)
+    halved = write_half(graph, half)
+    profile = graph_profile("minilm", graph, BertSource(config, lambda: weights))
+    plan = build_plan(library, halved, (profile,), ADA)
+    assert len(plan) < 0.6 * graph_bytes(graph)
+    types = layer_types(library, halved)
+    assert types["ATTENTION_INPUT"] == config.layers
+    rows = {"input_ids": np.arange(1000, 1024).reshape(2, 12), "lengths": np.array([12, 7])}
+    first, second = (
+        GraphSession(each, BackendSettings(threads=1)).run(["embedding"], rows)[0]
+        for each in (graph, halved)
+    )
+    assert (first * second).sum(axis=1) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.model
+def test_an_encoder_builds_in_float32_too(
+    library: Library, demo_models: DemoModels, tmp_path: Path
+) -> None:
+    config = read_sentence_config(demo_models.minilm_folder)
+    weights = load_bert_weights(demo_models.minilm_folder, config.family)
+    graph = build_bert_graph(weights, config, tmp_path)
+    profile = graph_profile("minilm", graph, BertSource(config, lambda: weights))
+    assert len(build_plan(library, graph, (profile,), ADA)) > 0.9 * graph_bytes(graph)

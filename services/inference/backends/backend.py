@@ -39,6 +39,8 @@ class Obstacle(Enum):
     """The compiled engine was built for another architecture or another version."""
     UNSUPPORTED_MODEL = "unsupported_model"
     """It does not run models of this kind."""
+    NOT_BUILT_YET = "not_built_yet"
+    """It is still to compile this model, and does so while the model serves elsewhere."""
     BUILD_FAILED = "build_failed"
     """It could not compile this model."""
     OUT_OF_MEMORY = "out_of_memory"

@@ -44,6 +44,15 @@ def compiled_folder(
     return place
 
 
+def discard_folder(place: Path) -> None:
+    """Throws away a folder whose content has turned out to be wrong."""
+    with _lock(place):
+        if place.exists():
+            shutil.rmtree(_unfinished(place), ignore_errors=True)
+            place.rename(_unfinished(place))
+            shutil.rmtree(_unfinished(place), ignore_errors=True)
+
+
 def folder_key(parts: Sequence[str | int]) -> str:
     """The folder's name: it changes with whatever could change the content."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

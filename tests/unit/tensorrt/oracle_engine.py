@@ -65,28 +65,30 @@ class OracleContext:
             fits = [a <= n <= b for a, n, b in zip(limits.least, shape, limits.most, strict=True)]
             assert all(fits), (name, shape, limits)
         self._shapes = shapes
-        rows = next(iter(shapes.values()))[0]
+        self._run = None
+        if all(each.name in addresses for each in self._session.outputs):
+            self._run = self._session.bind(*self._arrays(shapes, addresses))
+
+    def output_shape(self, name: str) -> Shape:
+        rows = next(iter(self._shapes.values()))[0]
+        (tensor,) = (each for each in self._session.outputs if each.name == name)
+        return (rows, *tensor.shape[1:])
+
+    def enqueue(self) -> None:
+        self._run()
+
+    def _arrays(
+        self, shapes: Mapping[str, Shape], addresses: Mapping[str, int]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         inputs = {
             each.name: _at(addresses[each.name], each, shapes[each.name])
             for each in self._session.inputs
         }
         outputs = {
-            each.name: _at(addresses[each.name], each, _first_axis(each.shape, rows))
+            each.name: _at(addresses[each.name], each, self.output_shape(each.name))
             for each in self._session.outputs
         }
-        self._run = self._session.bind(inputs, outputs)
-
-    def output_shape(self, name: str) -> Shape:
-        rows = next(iter(self._shapes.values()))[0]
-        (tensor,) = (each for each in self._session.outputs if each.name == name)
-        return _first_axis(tensor.shape, rows)
-
-    def enqueue(self) -> None:
-        self._run()
-
-
-def _first_axis(shape: Shape, rows: int) -> Shape:
-    return (rows, *shape[1:])
+        return inputs, outputs
 
 
 def _at(address: int, tensor: GraphTensor, shape: Shape) -> NDArray[Any]:

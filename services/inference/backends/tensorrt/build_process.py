@@ -106,7 +106,8 @@ def _failed(detail: str) -> BackendUnavailable:
     return BackendUnavailable(BACKEND, Obstacle.BUILD_FAILED, detail)
 
 
-def _read_job(fields: dict[str, Any]) -> BuildJob:
+def read_job(fields: dict[str, Any]) -> BuildJob:
+    """What `to_json` wrote."""
     return BuildJob(
         graph=Path(fields["graph"]),
         profiles=tuple(tuple(map(_read_range, profile)) for profile in fields["profiles"]),
@@ -123,7 +124,7 @@ def _read_range(fields: Sequence[Any]) -> ShapeRange:
 def main() -> None:
     """The process itself."""
     os.nice(_NICENESS)
-    job = _read_job(json.load(sys.stdin))
+    job = read_job(json.load(sys.stdin))
     try:
         job.plan.write_bytes(build_plan(load_library(), job.graph, job.profiles, job.targets))
     except BackendUnavailable as refusal:

@@ -71,7 +71,7 @@ def write_engine(path: Path, key: EngineKey, plan: Path) -> None:
     content = plan.read_bytes()
     header = _Header(key.parts, hashlib.sha256(content).hexdigest(), len(content))
     with path.open("wb") as out:
-        out.write(_MAGIC + json.dumps(asdict(header)).encode() + b"\n")
+        out.write(_MAGIC + json.dumps(asdict(header), separators=(",", ":")).encode() + b"\n")
         out.write(content)
 
 

@@ -22,6 +22,8 @@ from services.inference.backends.tensorrt.shapes import Profile, Shape, row_buck
 class TensorRtGraph:
     """A graph's engine; one thread at a time."""
 
+    is_concurrent = False
+
     def __init__(
         self,
         engine: Engine,
@@ -113,6 +115,7 @@ class _Stage:
 _NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype(np.float32),
     "FP16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),  # its bits
     "INT64": np.dtype(np.int64),
     "INT32": np.dtype(np.int32),
     "INT8": np.dtype(np.int8),

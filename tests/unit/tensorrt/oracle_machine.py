@@ -1,0 +1,65 @@
+"""A machine whose engines are the graphs themselves, run by the oracle in the memory of a host GPU.
+
+Builds, caches, headers and swaps are the real ones; only the plan's content is of another make.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+from services.inference.backends.backend import BackendUnavailable, Obstacle
+from services.inference.backends.tensorrt.build_process import BuildJob, read_job
+from services.inference.backends.tensorrt.gpu import Architecture, Gpu
+from services.inference.backends.tensorrt.machine import Identity
+from tests.unit.tensorrt.host_gpu import HostGpu
+from tests.unit.tensorrt.oracle_engine import OracleEngine
+
+ADA = Identity("oracle", "1.0", Architecture(8, 9))
+
+
+class OracleMachine:
+    """Keeps the graphs that it has "built" in a folder; a plan says which and for what shapes."""
+
+    def __init__(self, folder: Path, identity: Identity = ADA) -> None:
+        self._folder = folder
+        self.identity = identity
+        self.may_build = threading.Event()
+        self.may_build.set()
+        self.refusal: BackendUnavailable | None = None
+        self.capacity_bytes = 1 << 30
+        self.built: list[BuildJob] = []
+        self.gpus: list[HostGpu] = []
+
+    def identify(self) -> Identity:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.identity
+
+    def open_gpu(self) -> Gpu:
+        self.gpus.append(HostGpu(self.capacity_bytes))
+        return self.gpus[-1]
+
+    def build(self, job: BuildJob) -> None:
+        self.may_build.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        self.built.append(job)
+        kept = self._folder / str(len(self.built))
+        shutil.copytree(job.graph.parent, kept)
+        fields = json.loads(job.to_json()) | {"graph": str(kept / job.graph.name)}
+        job.plan.write_text(json.dumps(fields))
+
+    def load(self, plan: bytes, gpu: Gpu, kernels: Path) -> OracleEngine:
+        del gpu, kernels
+        job = read_job(json.loads(plan))
+        return OracleEngine(job.graph, job.profiles)
+
+    def close(self) -> None:
+        self.refuse(Obstacle.BUILD_FAILED, "the node is stopping")
+        self.may_build.set()
+
+    def refuse(self, obstacle: Obstacle, detail: str) -> None:
+        self.refusal = BackendUnavailable("tensorrt", obstacle, detail)

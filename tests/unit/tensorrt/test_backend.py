@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from services.inference.backends.backend import BackendUnavailable, Device, Graph, Obstacle
+from services.inference.backends.tensorrt.backend import TensorRtBackend
+from services.inference.backends.tensorrt.engine_cache import EngineCache
+from services.inference.backends.tensorrt.gpu import Architecture
+from services.inference.encoders.bert_config import BertConfig
+from services.inference.encoders.bert_source import BertSource
+from services.inference.graph.writer import GraphWriter
+from services.inference.llm.decoder import Decoder
+from tests.unit.tensorrt.oracle_machine import ADA, OracleMachine
+from tests.unit.tensorrt.toy_decoder import CONFIG, ToyWeights
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> OracleMachine:
+    return OracleMachine(tmp_path)
+
+
+@pytest.fixture
+def backend(machine: OracleMachine) -> TensorRtBackend:
+    return TensorRtBackend(machine, EngineCache(None))
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Decoder:
+    return Decoder(
+        model="toy",
+        digest="d" * 64,
+        config=CONFIG,
+        context_tokens=64,
+        precision="fp32",
+        cache_dir=tmp_path / "cache",
+        open_weights=ToyWeights,
+        compute="fp32",
+    )
+
+
+def refused(open_it: Callable[[], object]) -> Obstacle:
+    with pytest.raises(BackendUnavailable) as error:
+        open_it()
+    assert error.value.backend == "tensorrt"
+    return error.value.obstacle
+
+
+def prepare(backend: TensorRtBackend, digest: str) -> None:
+    pending = backend.pending(digest)
+    assert pending is not None
+    pending.prepare()
+
+
+def test_a_decoder_is_refused_until_its_engine_is_built(
+    backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    assert backend.check() is Device.GPU
+    assert backend.pending(decoder.digest) is None
+    assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.NOT_BUILT_YET
+    prepare(backend, decoder.digest)
+    slots = backend.open_slots(decoder, 3)
+    assert (slots.name, slots.slots, slots.context_tokens) == ("tensorrt", 3, 64)
+    assert slots.prefill(0, [1, 2, 3], 0).shape == (CONFIG.vocabulary,)
+    assert backend.pending(decoder.digest) is None
+
+
+def test_an_engine_is_for_its_gpu_its_library_and_its_shapes(
+    machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    refused(lambda: backend.open_slots(decoder, 3))
+    prepare(backend, decoder.digest)
+    others = [
+        (ADA, decoder, 4),
+        (ADA, replace(decoder, context_tokens=32), 3),
+        (replace(ADA, architecture=Architecture(9, 0)), decoder, 3),
+        (replace(ADA, version="1.1"), decoder, 3),
+    ]
+    for identity, other, slots in others:
+        machine.identity = identity
+        found = refused(lambda other=other, slots=slots: backend.open_slots(other, slots))
+        assert found is Obstacle.NOT_BUILT_YET
+    machine.identity = ADA
+    backend.open_slots(decoder, 3).close()
+
+
+def test_an_engine_is_built_for_the_architecture_that_is_here(
+    machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    refused(lambda: backend.open_slots(decoder, 3))
+    prepare(backend, decoder.digest)
+    (job,) = machine.built
+    assert job.targets == (Architecture(8, 9),)
+    assert len(job.profiles) == 2
+
+
+def test_what_the_machine_lacks_is_the_reason(
+    machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    machine.refuse(Obstacle.NO_GPU, "CUDA_ERROR_NO_DEVICE")
+    assert refused(backend.check) is Obstacle.NO_GPU
+    assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.NO_GPU
+
+
+def test_a_gpu_that_is_full_gets_back_what_was_taken(
+    machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    refused(lambda: backend.open_slots(decoder, 3))
+    prepare(backend, decoder.digest)
+    machine.capacity_bytes = 200_000
+    assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.OUT_OF_MEMORY
+    assert machine.gpus[-1].is_closed
+
+
+def linear_graph(folder: Path, columns: int | str) -> Path:
+    """y = 2 x, rows of four or of any number."""
+    folder.mkdir()
+    writer = GraphWriter("linear", folder)
+    x = writer.input("x", TensorProto.FLOAT, ["rows", columns])
+    writer.node("Mul", [x, writer.constant("two", np.array(2, np.float32))], ["y"])
+    writer.output("y", TensorProto.FLOAT, ["rows", columns])
+    return writer.save({"": 21})
+
+
+def graph_of(path: Path, cache_dir: Path, encoder: BertSource | None = None) -> Graph:
+    return Graph(
+        model="linear",
+        digest="e" * 64,
+        onnx=lambda: path,
+        cache_dir=cache_dir,
+        encoder=encoder,
+        compute="fp32",
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64, 65, 200])
+def test_a_graph_runs_in_padded_pieces_and_gives_the_rows_that_came_in(
+    backend: TensorRtBackend, tmp_path: Path, rows: int
+) -> None:
+    graph = graph_of(linear_graph(tmp_path / "linear", 4), tmp_path / "cache")
+    assert refused(lambda: backend.open_graph(graph)) is Obstacle.NOT_BUILT_YET
+    prepare(backend, graph.digest)
+    runner = backend.open_graph(graph)
+    assert [t.name for t in runner.inputs] == ["x"]
+    x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
+    (y,) = runner.run(["y"], {"x": x})
+    np.testing.assert_array_equal(y, 2 * x)
+    runner.close()
+
+
+def test_a_graph_whose_shapes_cannot_be_known_is_not_for_this_backend(
+    backend: TensorRtBackend, tmp_path: Path
+) -> None:
+    graph = graph_of(linear_graph(tmp_path / "linear", "any"), tmp_path / "cache")
+    assert refused(lambda: backend.open_graph(graph)) is Obstacle.UNSUPPORTED_MODEL
+
+
+def test_an_encoders_free_axes_are_rows_and_tokens(
+    machine: OracleMachine, backend: TensorRtBackend, tmp_path: Path
+) -> None:
+    config = BertConfig(
+        layers=1,
+        hidden=8,
+        heads=2,
+        epsilon=1e-12,
+        gelu_approximation="none",
+        max_tokens=100,
+    )
+    encoder = BertSource(config, dict)
+    path = linear_graph(tmp_path / "linear", "tokens")
+    graph = graph_of(path, tmp_path / "cache", encoder)
+    assert refused(lambda: backend.open_graph(graph)) is Obstacle.NOT_BUILT_YET
+    prepare(backend, graph.digest)
+    ((profile,),) = machine.built[0].profiles
+    assert (profile.least, profile.usual, profile.most) == ((1, 1), (8, 100), (64, 100))
