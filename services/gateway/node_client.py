@@ -9,6 +9,7 @@ ours, and gets a sentence that names the model.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from mesh.deadline import HOP_OVERHEAD_S
 from mesh.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -35,6 +37,13 @@ RECEIPT_HEADERS = ("x-ringmesh-node", "x-ringmesh-version")
 
 END_WAIT_S = 1.0
 """How long a node may take from its last event to its status; as a rule they come together."""
+
+_CUT_SHORT = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+}
+"""How a call reads that somebody on the way has ended."""
 
 M = TypeVar("M")
 
@@ -116,6 +125,7 @@ class NodeClient:
         Raises:
             BrokenOff: the stream ended before that, and no node said why.
         """
+        began_s = time.monotonic()
         call = self._node.Generate(request, timeout=hop.timeout_s, metadata=hop.metadata())
         events = aiter(call)
         try:
@@ -126,18 +136,19 @@ class NodeClient:
                     return
                 yield event
         except grpc.aio.AioRpcError as error:
-            raise node_error(error, hop, started=True) from error
+            raise node_error(error, hop, _is_late(hop, began_s), started=True) from error
         finally:
             call.cancel()  # nothing if it is over; frees the node's slot if the caller left
         raise BrokenOff(f"the stream of model '{hop.model}' ended without its last event")
 
     async def _unary(self, method: Any, request: Any, hop: Hop) -> Answer[Any]:
+        began_s = time.monotonic()
         call = method(request, timeout=hop.timeout_s, metadata=hop.metadata())
         try:
             message = await call
             return Answer(message, await _receipt(call.initial_metadata()))
         except grpc.aio.AioRpcError as error:
-            raise node_error(error, hop) from error
+            raise node_error(error, hop, _is_late(hop, began_s)) from error
 
 
 async def _read_to_end(events: AsyncIterator[Any]) -> None:
@@ -151,15 +162,31 @@ async def _receipt(metadata: Awaitable[grpc.aio.Metadata]) -> Mapping[str, str]:
     return {key: str(value) for key, value in await metadata if key in RECEIPT_HEADERS}
 
 
-def node_error(error: grpc.aio.AioRpcError, hop: Hop, *, started: bool = False) -> RingmeshError:
-    """What a failed call means; `started` where an answer may have been under way already."""
+def _is_late(hop: Hop, began_s: float) -> bool:
+    return time.monotonic() - began_s >= hop.timeout_s - HOP_OVERHEAD_S
+
+
+def node_error(
+    error: grpc.aio.AioRpcError, hop: Hop, is_late: bool = False, *, started: bool = False
+) -> RingmeshError:
+    """What a failed call means; `started` where an answer may have been under way already.
+
+    `is_late` where the call's time was over: Envoy ends a call at the same moment as this side
+    does, and whichever comes first, the deadline was the reason.
+    """
     made = error_from_rpc(error)
     if isinstance(made, ModelNotReady) and not made.metadata.get("model"):
         # Envoy's own answer where a version has no node: it does not know what was asked.
         return ModelNotReady(str(hop.model), "UNAVAILABLE", "no node has it ready")
     if isinstance(made, RemoteError):
+        if is_late and made.code in _CUT_SHORT:
+            return _out_of_time(hop)
         return _transport_error(made, error.details() or "", hop, started=started)
     return made
+
+
+def _out_of_time(hop: Hop) -> DeadlineExceeded:
+    return DeadlineExceeded(f"model '{hop.model}' did not answer within {hop.timeout_s:.3g} s")
 
 
 def _transport_error(made: RemoteError, details: str, hop: Hop, *, started: bool) -> RingmeshError:
@@ -170,8 +197,7 @@ def _transport_error(made: RemoteError, details: str, hop: Hop, *, started: bool
             # How a reset stream reads; a node's own failure would have a reason.
             return BrokenOff(f"the stream of model '{hop.model}' broke off: {details}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            text = f"model '{hop.model}' did not answer within {hop.timeout_s:.3g} s"
-            return DeadlineExceeded(text)
+            return _out_of_time(hop)
         case grpc.StatusCode.UNIMPLEMENTED if not details:  # Envoy has no route
             return ModelNotReady(str(hop.model), "LOADING", "its route is not in place yet")
         case _:

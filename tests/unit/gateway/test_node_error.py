@@ -46,6 +46,14 @@ def test_what_nobody_of_ours_said(code, details, started, kind) -> None:
         assert "m@2" in error.message
 
 
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.INTERNAL, Code.CANCELLED])
+@pytest.mark.parametrize("started", [False, True])
+def test_a_call_that_is_cut_short_at_its_deadline_was_out_of_time(code, started: bool) -> None:
+    error = node_error(failed(code, "upstream request timeout"), HOP, True, started=started)
+    assert isinstance(error, DeadlineExceeded)
+    assert "'m@2' did not answer within 1.5 s" in error.message
+
+
 @pytest.mark.parametrize(
     "said",
     [
