@@ -19,6 +19,7 @@ from mesh.errors import error_from_rpc
 from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
 from mesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from services.gateway.oip.config_json import message_to_json
 from services.inference.models.identity import open_identity
 from services.inference.models.tensor_model import Signature, TensorSpec
 from tests.integration.echo_model import EchoModel
@@ -256,3 +257,29 @@ async def test_a_level_that_a_model_lacks_is_refused_by_name(client) -> None:
     tensor = rows(triton)
     with pytest.raises(InferenceServerException, match=r"parameters\.priority: there is no level"):
         await client.infer("identity", [tensor], priority=1)
+
+
+# --- statistics
+
+
+async def test_statistics_are_the_same_over_both_protocols_and_add_up(lanes: Lanes, rest) -> None:
+    async with triton.InferenceServerClient(lanes.gateway) as client:
+        before = (await client.get_inference_statistics("scores")).model_stats[0]
+        for _ in range(3):
+            await client.infer("scores", [rows(triton)])
+        with pytest.raises(InferenceServerException):
+            await client.infer("scores", [])
+        (counts,) = (await client.get_inference_statistics("scores")).model_stats
+    assert (await rest.get_inference_statistics("scores"))["model_stats"] == [
+        message_to_json(counts)
+    ]
+    old, new = before.inference_stats, counts.inference_stats
+    assert (new.success.count - old.success.count, new.fail.count - old.fail.count) == (3, 1)
+    assert counts.execution_count == sum(b.compute_infer.count for b in counts.batch_stats)
+    parts = (new.compute_input, new.queue, new.compute_infer, new.compute_output)
+    assert sum(part.ns for part in parts) == new.success.ns
+    assert (new.cache_hit.count, new.cache_miss.count) == (0, 0)
+    assert new.HasField("cache_hit")
+    assert not counts.response_stats
+    (memory,) = counts.memory_usage
+    assert (memory.type, memory.byte_size) == ("CPU", 4096)
