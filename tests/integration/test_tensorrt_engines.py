@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,18 +150,18 @@ def job(folder: Path, graph: Path) -> BuildJob:
 
 def test_a_build_in_a_process_of_its_own_leaves_the_plan(tmp_path: Path) -> None:
     made = job(tmp_path, decoder(FORMS[0], tmp_path))
-    BuildProcess().run(made)
+    BuildProcess(threading.Lock()).run(made)
     assert made.plan.stat().st_size > 100_000
 
 
 def test_a_build_that_fails_there_keeps_its_reason(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable, match="cannot be parsed") as refused:
-        BuildProcess().run(job(tmp_path, tmp_path / GRAPH_FILE))
+        BuildProcess(threading.Lock()).run(job(tmp_path, tmp_path / GRAPH_FILE))
     assert refused.value.obstacle is Obstacle.BUILD_FAILED
 
 
 def test_a_build_can_be_ended(tmp_path: Path) -> None:
-    process = BuildProcess()
+    process = BuildProcess(threading.Lock())
     made = job(tmp_path, decoder(FORMS[0], tmp_path))
     with ThreadPoolExecutor() as pool:
         build = pool.submit(process.run, made)
@@ -168,7 +169,7 @@ def test_a_build_can_be_ended(tmp_path: Path) -> None:
         with pytest.raises(BackendUnavailable) as refused:
             build.result()
     assert refused.value.obstacle is Obstacle.BUILD_FAILED
-    with pytest.raises(BackendUnavailable, match="stopping"):
+    with pytest.raises(BackendUnavailable, match="given up"):
         process.run(made)
 
 

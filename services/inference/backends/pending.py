@@ -14,10 +14,14 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """`prepare` blocks; it raises `BackendUnavailable` if the model will never run there."""
+    """`prepare` blocks, and raises `BackendUnavailable` if the model will never run there.
+
+    `cancel` has it end early, from any thread.
+    """
 
     backend: str
     prepare: Callable[[], None]
+    cancel: Callable[[], None]
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ class OracleMachine:
     """Keeps the graphs that it has "built" in a folder; a plan says which and for what shapes."""
 
     def __init__(self, folder: Path, identity: Identity = ADA) -> None:
-        self._folder = folder
+        self.folder = folder
         self.identity = identity
         self.may_build = threading.Event()
         self.may_build.set()
@@ -42,12 +42,14 @@ class OracleMachine:
         self.gpus.append(HostGpu(self.capacity_bytes))
         return self.gpus[-1]
 
-    def build(self, job: BuildJob) -> None:
-        self.may_build.wait()
+    def new_build(self) -> OracleBuild:
+        return OracleBuild(self)
+
+    def finish(self, job: BuildJob) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.built.append(job)
-        kept = self._folder / str(len(self.built))
+        kept = self.folder / str(len(self.built))
         shutil.copytree(job.graph.parent, kept)
         fields = json.loads(job.to_json()) | {"graph": str(kept / job.graph.name)}
         job.plan.write_text(json.dumps(fields))
@@ -57,9 +59,23 @@ class OracleMachine:
         job = read_job(json.loads(plan))
         return OracleEngine(job.graph, job.profiles)
 
-    def close(self) -> None:
-        self.refuse(Obstacle.BUILD_FAILED, "the node is stopping")
-        self.may_build.set()
-
     def refuse(self, obstacle: Obstacle, detail: str) -> None:
         self.refusal = BackendUnavailable("tensorrt", obstacle, detail)
+
+
+class OracleBuild:
+    """A build that takes as long as the machine says."""
+
+    def __init__(self, machine: OracleMachine) -> None:
+        self._machine = machine
+        self._is_closed = False
+
+    def run(self, job: BuildJob) -> None:
+        self._machine.may_build.wait()
+        if self._is_closed:
+            raise BackendUnavailable("tensorrt", Obstacle.BUILD_FAILED, "given up")
+        self._machine.finish(job)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._machine.may_build.set()

@@ -115,10 +115,6 @@ class TensorRtBackend:
         with self._loaded(wanted) as (engine, gpu):
             return TensorRtGraph(engine, gpu, profile, engine.tensors)
 
-    def close(self) -> None:
-        """Ends the build that is under way."""
-        self._machine.close()
-
     def _key(self, digest: str, *, kind: str, profile: str, precision: str) -> EngineKey:
         here = self._machine.identify()
         return EngineKey(
@@ -136,7 +132,7 @@ class TensorRtBackend:
         """The engine on the GPU; nothing of either is left where what follows fails."""
         plan = self._cache.load(wanted.cache_dir, wanted.key)
         if plan is None:
-            self._pending[wanted.key.digest] = Pending(BACKEND, partial(self._build, wanted))
+            self._pending[wanted.key.digest] = self._work(wanted)
             raise BackendUnavailable(BACKEND, Obstacle.NOT_BUILT_YET, "the engine is to be built")
         self._pending.pop(wanted.key.digest, None)
         kernels = engine_folder(wanted.cache_dir, wanted.key) / KERNELS_FILE
@@ -148,10 +144,13 @@ class TensorRtBackend:
             yield engine, gpu
             undo.pop_all()
 
-    def _build(self, wanted: _Engine) -> None:
+    def _work(self, wanted: _Engine) -> Pending:
+        process = self._machine.new_build()
+
         def build(folder: Path, plan: Path) -> None:
             graph = wanted.write_graph(folder)
             target = wanted.key.architecture
-            self._machine.build(BuildJob(graph, wanted.profiles, (target,), plan))
+            process.run(BuildJob(graph, wanted.profiles, (target,), plan))
 
-        self._cache.obtain(wanted.cache_dir, wanted.model, wanted.key, build)
+        obtain = partial(self._cache.obtain, wanted.cache_dir, wanted.model, wanted.key, build)
+        return Pending(BACKEND, obtain, process.close)

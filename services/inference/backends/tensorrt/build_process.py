@@ -49,10 +49,10 @@ class BuildJob:
 
 
 class BuildProcess:
-    """The builds of one owner: one at a time, and the one under way can be ended."""
+    """One build, which can be ended while it waits for its turn and while it runs."""
 
-    def __init__(self) -> None:
-        self._turn = threading.Lock()
+    def __init__(self, turn: threading.Lock) -> None:
+        self._turn = turn
         self._changing = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._is_closed = False
@@ -68,7 +68,7 @@ class BuildProcess:
             check_outcome(process.returncode, output, errors)
 
     def close(self) -> None:
-        """Ends the build that is under way, and starts no other."""
+        """Ends the build; it will not be started after that."""
         with self._changing:
             self._is_closed = True
             if self._process is not None:
@@ -77,7 +77,7 @@ class BuildProcess:
     def _start(self) -> subprocess.Popen[str]:
         with self._changing:
             if self._is_closed:
-                raise _failed("the node is stopping")
+                raise _failed("the build was given up")
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", __name__],
                 stdin=subprocess.PIPE,

@@ -6,6 +6,7 @@ everything above it runs without a GPU, against an engine of another make.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +36,16 @@ class GraphEngine(Engine, Protocol):
         """Inputs and outputs."""
 
 
+class Build(Protocol):
+    """One build."""
+
+    def run(self, job: BuildJob) -> None:
+        """Builds the plan; blocking."""
+
+    def close(self) -> None:
+        """Has it end, whether it has begun or not; from any thread."""
+
+
 class Machine(Protocol):
     """A place where engines are built and run."""
 
@@ -44,14 +55,11 @@ class Machine(Protocol):
     def open_gpu(self) -> Gpu:
         """The GPU, with a stream of its own."""
 
-    def build(self, job: BuildJob) -> None:
-        """Builds a plan; blocking."""
+    def new_build(self) -> Build:
+        """Something that builds one plan."""
 
     def load(self, plan: bytes, gpu: Gpu, kernels: Path) -> GraphEngine:
         """Loads a plan onto the GPU."""
-
-    def close(self) -> None:
-        """Ends the build that is under way."""
 
 
 class ThisMachine:
@@ -59,12 +67,12 @@ class ThisMachine:
 
     def __init__(self) -> None:
         self._library: Library | None = None
-        self._process = BuildProcess()
+        self._turn = threading.Lock()
 
     def identify(self) -> Identity:
-        """By the library and the driver."""
-        library = self._load_library()
+        """By the driver and, where it has a GPU, the library, which takes a moment to load."""
         architecture = cuda.find_gpu().architecture
+        library = self._load_library()
         library.check_architecture(architecture)
         return Identity(library.flavour.value, library.version, architecture)
 
@@ -72,17 +80,13 @@ class ThisMachine:
         """By CUDA's driver."""
         return cuda.open_gpu()
 
-    def build(self, job: BuildJob) -> None:
-        """In a process of its own."""
-        self._process.run(job)
+    def new_build(self) -> Build:
+        """A process of its own; one at a time, for each takes a core and much memory."""
+        return BuildProcess(self._turn)
 
     def load(self, plan: bytes, gpu: Gpu, kernels: Path) -> GraphEngine:
         """In this process."""
         return TensorRtEngine(self._load_library(), gpu, plan, kernels)
-
-    def close(self) -> None:
-        """Ends the process that builds."""
-        self._process.close()
 
     def _load_library(self) -> Library:
         if self._library is None:
