@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mesh.logs import get_logger
 from services.inference.allocator import give_back
@@ -49,6 +49,15 @@ class LoadedModel(Protocol):
 
     async def close(self) -> None:
         """Ends what is running and frees the memory."""
+
+
+@runtime_checkable
+class HasRemark(Protocol):
+    """A version that does not run quite as its manifest asks for, and says how."""
+
+    @property
+    def remark(self) -> str:
+        """Empty, if there is nothing to say."""
 
 
 @dataclass(frozen=True, slots=True)

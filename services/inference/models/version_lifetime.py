@@ -20,7 +20,7 @@ from mesh.logs import get_logger
 from mesh.retry import attempts
 from services.inference.models.recovery import CanBreak, Relapses
 from services.inference.models.state import Change
-from services.inference.models.table import Key, LoadedModel, ModelTable
+from services.inference.models.table import HasRemark, Key, LoadedModel, ModelTable
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
@@ -199,7 +199,8 @@ class VersionLifetime:
             raise LoadFailed(str(error)) from error
         self._loaded = loaded
         change = Change.RECOVERED if self._failure else Change.LOADED
-        self._table.change(self.key, change, loaded=loaded)
+        remark = loaded.remark if isinstance(loaded, HasRemark) else ""
+        self._table.change(self.key, change, remark, loaded=loaded)
         self._failure = ""
 
     async def _open_warm(self) -> LoadedModel:

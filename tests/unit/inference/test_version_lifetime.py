@@ -44,7 +44,15 @@ class Model:
         self._log.append("closed")
 
 
+class RemarkableModel(Model):
+    """One that runs on something else than it should."""
+
+    remark = "runs on that instead of this"
+
+
 class Rig:
+    model: type[Model] = Model
+
     def __init__(self) -> None:
         self.table = ModelTable()
         self.log: list[str] = []
@@ -68,7 +76,7 @@ class Rig:
         await self.may_open.wait()
         if self.failures:
             raise self.failures.pop(0)
-        self.models.append(Model(self.log))
+        self.models.append(self.model(self.log))
         return self.models[-1]
 
     async def announce(self) -> None:
@@ -226,3 +234,14 @@ def scrape(table: ModelTable) -> dict[tuple[str, str], float]:
         for family in registry.collect()
         for sample in family.samples
     }
+
+
+async def test_what_a_model_remarks_stands_in_its_status() -> None:
+    rig = Rig()
+    rig.model = RemarkableModel
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(rig.lifetime.run())
+        while not rig.table.ready_references():
+            await rig.table.wait_for_change()
+        assert rig.status.reason == RemarkableModel.remark
+        rig.lifetime.remove("test")
