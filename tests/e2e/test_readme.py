@@ -1,4 +1,4 @@
-"""The curl lines of the README and of `ringmesh up`, run exactly as they are printed.
+"""The curl lines of the README, the docs and `ringmesh up`, run exactly as they are printed.
 
 They name port 8080; curl's own configuration sends that to the suite's mesh.
 """
@@ -15,7 +15,7 @@ from tests.e2e.harness import Mesh
 ROOT = Path(__file__).parents[2]
 
 
-def curl_lines(name: str) -> list[str]:
+def curl_lines(name: str | Path) -> list[str]:
     text = (ROOT / name).read_text()
     return re.findall(r"^curl .*$", text, re.MULTILINE)
 
@@ -39,6 +39,14 @@ def test_a_printed_line_answers(mesh: Mesh, tmp_path: Path, line: str) -> None:
     if " -si " in line:
         assert "x-ringmesh-node: node-" in head
         assert "x-ringmesh-trace-id: " in head
+
+
+DOCUMENTED = [line for page in sorted((ROOT / "docs").glob("*.md")) for line in curl_lines(page)]
+
+
+@pytest.mark.parametrize("line", DOCUMENTED, ids=lambda line: line[:60])
+def test_a_documented_line_answers(mesh: Mesh, tmp_path: Path, line: str) -> None:
+    assert "error" not in json.loads(run(mesh, line, tmp_path))
 
 
 def test_the_readme_has_the_lines() -> None:
