@@ -31,6 +31,7 @@ _BY_METHODS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "RepositoryModelLoad",
             "RepositoryModelUnload",
         ),
+        "model_repository(unload_dependents)": ("RepositoryModelUnload",),
         "model_configuration": ("ModelConfig",),
         "system_shared_memory": (
             "SystemSharedMemoryStatus",

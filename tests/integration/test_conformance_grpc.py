@@ -119,6 +119,18 @@ async def test_outputs_are_those_that_were_asked_for_in_their_order(client) -> N
     assert list(response.raw_output_contents) == [raws[name] for name in wanted]
 
 
+async def test_a_stream_brings_every_datatype_in_order(client) -> None:
+    async def feed():
+        for case in VECTORS:
+            inputs = [tensor_of("x", case)]
+            yield {"model_name": "identity", "inputs": inputs, "request_id": case.datatype}
+
+    answers = [result.get_response() async for result, _ in client.stream_infer(feed())]
+    assert [each.id for each in answers] == list(DATATYPES)
+    assert [each.raw_output_contents[0] for each in answers] == [case.raw for case in VECTORS]
+    assert all(each.parameters["triton_final_response"].bool_param for each in answers)
+
+
 async def test_an_output_that_is_not_there_is_named(stub) -> None:
     request = typed_request(VECTORS[0])
     request.outputs.add(name="y")
