@@ -85,6 +85,8 @@ class Deployment(_Document):
     model: ModelName
     revision: Annotated[int, Field(ge=1)]
     replicas: Annotated[int, Field(ge=1, le=1000)]
+    may_page: bool = False
+    """Whether a node may take a version out of memory between two requests."""
     targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1)]
     aliases: dict[AliasName, VersionNumber]
     versions: dict[VersionNumber, VersionSpec]
@@ -109,6 +111,7 @@ class Assignment(_Document):
 
     model: ModelName
     spec: VersionSpec
+    may_page: bool = False
 
 
 class Placement(_Document):

@@ -25,6 +25,8 @@ LEADER_KEY = "ringmesh/leader/controlplane"
 RETRY_S = 1.0
 FORMATS = "formats"
 """The key of an instance's metadata that lists what it runs; all formats where it is absent."""
+MEMORY = "memory_bytes"
+"""The one that says how much its models may take together; any amount where it is absent."""
 
 _log = get_logger(__name__)
 
@@ -112,6 +114,7 @@ def read_nodes(instances: Iterable[Instance]) -> list[Node]:
             instance.meta.get("node", instance.id),
             _read_formats(instance.meta.get(FORMATS)),
             frozenset(_read_tags(instance.tags)),
+            _read_bytes(instance.meta.get(MEMORY)),
         )
         for instance in instances
     ]
@@ -142,6 +145,10 @@ def _read_formats(text: str | None) -> frozenset[Format] | None:
         return None
     said = {each.strip() for each in text.split(",")}
     return frozenset(each for each in TASKS_OF_FORMAT if each in said)
+
+
+def _read_bytes(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
 
 
 def _name(assignment: Assignment) -> str:
