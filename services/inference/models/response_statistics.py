@@ -5,13 +5,17 @@ handed on (`compute_output`: until its reader has taken it). Together they are i
 `empty_response` where it brings no output. A request that ends before its last response counts
 there under `fail`, or under `cancel` where its caller left; so every request that got as far as a
 place is counted at it exactly once.
+
+Counting happens once per token, so it is done in plain numbers; the protocol's message is made when
+somebody asks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from types import TracebackType
 from typing import Any
 
 from mesh.pb import inference_pb2 as oip
@@ -20,71 +24,129 @@ PLACES = 256
 """Responses beyond are counted at the last place: an answer may have as many as a context has
 tokens, and the counts are to stay small."""
 
-ByPlace = Any  # protobuf's map from a place to its InferResponseStatistics
+Clock = Callable[[], int]
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and how long in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """Once more; the clock may have been set back meanwhile."""
+        self.count += 1
+        self.ns += max(0, ns)
+
+
+@dataclass(slots=True)
+class PlaceCounts:
+    """The counts of one place, under the protocol's names."""
+
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    empty_response: Duration = field(default_factory=Duration)
+    cancel: Duration = field(default_factory=Duration)
+
+    def message(self) -> oip.InferResponseStatistics:
+        """The same in the protocol's form; zero is told as zero."""
+        durations = {each.name: getattr(self, each.name) for each in fields(self)}
+        return oip.InferResponseStatistics(
+            **{
+                name: oip.StatisticDuration(count=each.count, ns=each.ns)
+                for name, each in durations.items()
+            }
+        )
+
+
+class ResponseStatistics:
+    """The counts of all places."""
+
+    def __init__(self, clock_ns: Clock) -> None:
+        self.clock_ns = clock_ns
+        self._places: list[PlaceCounts] = []
+
+    def __repr__(self) -> str:
+        return f"<ResponseStatistics {len(self._places)} places>"
+
+    def at(self, place: int) -> PlaceCounts:
+        """The counts of a place; no response comes before those of the places before it."""
+        if place >= len(self._places) and len(self._places) < PLACES:
+            self._places.append(PlaceCounts())
+        return self._places[min(place, PLACES - 1)]
+
+    def write(self, into: Any) -> None:
+        """Fills the protocol's map from place to counts."""
+        for place, counts in enumerate(self._places):
+            into[str(place)].CopyFrom(counts.message())
 
 
 class ResponseTimer:
     """The responses to one request, as they come."""
 
-    def __init__(self, counts: ByPlace, clock_ns: Callable[[], int]) -> None:
-        self._counts = counts
-        self._clock_ns = clock_ns
+    def __init__(self, statistics: ResponseStatistics) -> None:
+        self._statistics = statistics
+        self._clock_ns = statistics.clock_ns
         self._place = 0
-        self._since_ns = clock_ns()
+        self._since_ns = self._clock_ns()
         self._is_over = False
 
     def begin(self) -> None:
         """The model begins now; what was before, the request waited."""
         self._since_ns = self._clock_ns()
 
-    @contextmanager
-    def response(self, *, is_last: bool = False, is_empty: bool = False) -> Iterator[None]:
+    def response(self, *, is_last: bool = False, is_empty: bool = False) -> HandingOn:
         """Counts one response, which the block hands on.
 
         A reader that has had enough leaves with the response in its hands: that one counts as any
         other, and what would have come next as left.
         """
-        made_ns = self._clock_ns()
         self._is_over = is_last
-        try:
-            yield
-        finally:
-            self._count(made_ns, self._clock_ns(), is_empty=is_empty)
+        return HandingOn(self, self._clock_ns(), is_empty=is_empty)
 
     def end(self, error: BaseException | None) -> None:
         """The request is over, by this error or none; what is still to come did not."""
         if self._is_over:
             return
         self._is_over = True
+        counts = self._statistics.at(self._place)
         has_left = isinstance(error, GeneratorExit | asyncio.CancelledError)
-        counts = self._here()
-        _add(counts.cancel if has_left else counts.fail, self._clock_ns() - self._since_ns)
+        ended = counts.cancel if has_left else counts.fail
+        ended.add(self._clock_ns() - self._since_ns)
 
-    def _count(self, made_ns: int, taken_ns: int, *, is_empty: bool) -> None:
-        counts = self._here()
+    def count(self, made_ns: int, *, is_empty: bool) -> None:
+        """Notes that a response was made then and has been taken now."""
+        taken_ns = self._clock_ns()
         infer_ns, output_ns = max(0, made_ns - self._since_ns), max(0, taken_ns - made_ns)
-        _add(counts.compute_infer, infer_ns)
-        _add(counts.compute_output, output_ns)
-        _add(counts.empty_response if is_empty else counts.success, infer_ns + output_ns)
+        counts = self._statistics.at(self._place)
+        counts.compute_infer.add(infer_ns)
+        counts.compute_output.add(output_ns)
+        (counts.empty_response if is_empty else counts.success).add(infer_ns + output_ns)
         self._place += 1
         self._since_ns = taken_ns
 
-    def _here(self) -> oip.InferResponseStatistics:
-        place = str(min(self._place, PLACES - 1))
-        is_new = place not in self._counts
-        counts: oip.InferResponseStatistics = self._counts[place]
-        if is_new:
-            make_present(counts)
-        return counts
 
+class HandingOn:
+    """A response on its way to its reader."""
 
-def make_present(message: Any) -> None:
-    """Sets every duration of a message of counts, so that zero is told as zero."""
-    for field in message.DESCRIPTOR.fields:
-        if field.message_type is not None and not field.is_repeated:
-            getattr(message, field.name).SetInParent()
+    __slots__ = ("_is_empty", "_made_ns", "_timer")
 
+    def __init__(self, timer: ResponseTimer, made_ns: int, *, is_empty: bool) -> None:
+        self._timer = timer
+        self._made_ns = made_ns
+        self._is_empty = is_empty
 
-def _add(duration: oip.StatisticDuration, ns: int) -> None:
-    duration.count += 1
-    duration.ns += max(0, ns)
+    def __enter__(self) -> None:
+        """Nothing: it was made before."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Its reader has taken it."""
+        self._timer.count(self._made_ns, is_empty=self._is_empty)

@@ -19,7 +19,7 @@ from itertools import accumulate, pairwise
 from weakref import WeakSet
 
 from mesh.pb import inference_pb2 as oip
-from services.inference.models.response_statistics import ResponseTimer, make_present
+from services.inference.models.response_statistics import ResponseStatistics, ResponseTimer
 from services.inference.models.timing import Execution, Timing
 
 NS_PER_MS = 1_000_000
@@ -33,7 +33,9 @@ class VersionStatistics:
 
     def __init__(self, model: str, version: int, clock_ns: Clock = time.time_ns) -> None:
         self._counts = oip.ModelStatistics(name=model, version=str(version))
-        make_present(self._counts.inference_stats)  # among them the cache, which there is not
+        for duration in self._counts.inference_stats.DESCRIPTOR.fields:
+            getattr(self._counts.inference_stats, duration.name).SetInParent()  # zero, not unset
+        self._responses = ResponseStatistics(clock_ns)
         self._clock_ns = clock_ns
         # Remembered for as long as a caller has yet to be counted with them.
         self._counted: WeakSet[Execution] = WeakSet()
@@ -47,6 +49,7 @@ class VersionStatistics:
         """The counts as they are now; a copy."""
         copy = oip.ModelStatistics()
         copy.CopyFrom(self._counts)
+        self._responses.write(copy.response_stats)
         return copy
 
     @contextmanager
@@ -61,7 +64,7 @@ class VersionStatistics:
     @contextmanager
     def measure_decoupled(self) -> Iterator[DecoupledMeasurement]:
         """The same for a model that answers in pieces, each of which is counted too."""
-        responses = ResponseTimer(self._counts.response_stats, self._clock_ns)
+        responses = ResponseTimer(self._responses)
         measurement = DecoupledMeasurement(self, self._clock_ns(), responses)
         try:
             yield measurement
