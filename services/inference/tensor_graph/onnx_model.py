@@ -76,6 +76,7 @@ def _signature(path: Path, manifest: Manifest, instances: InstanceGroup) -> Sign
         rankless=tensors_without_rank(path) if has_scalars else (),
         batching=manifest.batching,
         labels=manifest.labels or {},
+        instances=manifest.instances,
     )
     return replace(signature, instances=manifest.instances)
 

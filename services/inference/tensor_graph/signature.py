@@ -24,6 +24,7 @@ def make_signature(
     rankless: Collection[str],
     batching: BatchingOptions | None,
     labels: Mapping[str, Sequence[str]],
+    instances: int = 1,
 ) -> Signature:
     """The model's signature.
 
@@ -44,6 +45,7 @@ def make_signature(
         inputs=_specs(inputs, {}),
         outputs=_specs(outputs, labels),
         batching=batching,
+        instances=instances,
     )
 
 
