@@ -105,6 +105,21 @@ def check_statistics(counts: oip.ModelStatistics, crowd: Sequence[Caller], ok: i
     assert sum(size * count for size, count in runs) >= counts.inference_count
 
 
+def since(after: oip.ModelStatistics, before: oip.ModelStatistics) -> oip.ModelStatistics:
+    """What has been added."""
+    difference = oip.ModelStatistics()
+    difference.CopyFrom(after)
+    difference.inference_count -= before.inference_count
+    difference.execution_count -= before.execution_count
+    for field in oip.InferStatistics.DESCRIPTOR.fields_by_name:
+        _reduce(getattr(difference.inference_stats, field), getattr(before.inference_stats, field))
+    known = {batch.batch_size: batch for batch in before.batch_stats}
+    for batch in difference.batch_stats:
+        if batch.batch_size in known:
+            _reduce(batch.compute_infer, known[batch.batch_size].compute_infer)
+    return difference
+
+
 def tensor(request: oip.ModelInferRequest, name: str, datatype: str, array: Any) -> None:
     """Adds an input, raw."""
     request.inputs.add(name=name, datatype=datatype, shape=array.shape)
@@ -167,3 +182,8 @@ async def _ask(infer: Any, request: oip.ModelInferRequest, timeout_s: float) -> 
     assert response.model_name == request.model_name
     response.id = ""
     return Outcome(response.SerializeToString(deterministic=True))
+
+
+def _reduce(duration: oip.StatisticDuration, by: oip.StatisticDuration) -> None:
+    duration.count -= by.count
+    duration.ns -= by.ns

@@ -39,6 +39,7 @@ from tests.integration.crowd import (
     check_outcome,
     check_statistics,
     make_crowd,
+    since,
     tensor,
     want,
 )
@@ -159,26 +160,6 @@ async def counted(lanes: Lanes, model: str) -> oip.ModelStatistics:
     assert await lanes.node.table.wait_until_idle((model, 1), 30)
     answer = await lanes.node.stub.ModelStatistics(oip.ModelStatisticsRequest(name=model))
     return answer.model_stats[0]
-
-
-def since(after: oip.ModelStatistics, before: oip.ModelStatistics) -> oip.ModelStatistics:
-    """What has been added."""
-    difference = oip.ModelStatistics()
-    difference.CopyFrom(after)
-    difference.inference_count -= before.inference_count
-    difference.execution_count -= before.execution_count
-    for field in oip.InferStatistics.DESCRIPTOR.fields_by_name:
-        reduce(getattr(difference.inference_stats, field), getattr(before.inference_stats, field))
-    known = {batch.batch_size: batch for batch in before.batch_stats}
-    for batch in difference.batch_stats:
-        if batch.batch_size in known:
-            reduce(batch.compute_infer, known[batch.batch_size].compute_infer)
-    return difference
-
-
-def reduce(duration: oip.StatisticDuration, by: oip.StatisticDuration) -> None:
-    duration.count -= by.count
-    duration.ns -= by.ns
 
 
 def of_model(crowd: list[Caller], model: str) -> list[Caller]:
