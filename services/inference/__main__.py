@@ -58,6 +58,7 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
                     VersionLifetime,
                     table=table,
                     open_model=loader.open,
+                    improve=loader.improve,
                     announce=Announcement(table, registration, server.health).renew,
                     loads=asyncio.Semaphore(settings.concurrent_loads),
                     unload_timeout_s=settings.unload_timeout_s,

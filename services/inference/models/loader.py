@@ -5,7 +5,7 @@ The one place that knows which kind of model is opened by whom; a further kind i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,13 +16,14 @@ from mesh.errors import FailedPrecondition
 from mesh.manifest import Format, Task
 from mesh.store import ArtefactStore
 from services.inference.backends.available import make_backends
-from services.inference.backends.backend import BackendSettings
+from services.inference.backends.backend import Backend, BackendSettings
 from services.inference.batching.metrics import BatchingMetrics
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
 from services.inference.encoders.text_classifier import open_text_classifier
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.opening import open_language_model
 from services.inference.models.identity import open_identity
+from services.inference.models.improvement import Improvement
 from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.settings import NodeSettings
@@ -39,7 +40,10 @@ class ModelLoader:
         self._store = ArtefactStore(settings.artefact_store_url)
         cache_dir = settings.state_dir / "cache"
         self._artefacts = cache_dir / "artefacts"
-        self._openers = make_openers(settings, cache_dir / "compiled", metrics)
+        backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
+        backends = make_backends(backend, self._store)
+        self._openers = make_openers(settings, cache_dir / "compiled", metrics, backends)
+        self.improve = Improvement(backends, self.open)
 
     @property
     def formats(self) -> frozenset[Format]:
@@ -58,11 +62,12 @@ class ModelLoader:
 
 
 def make_openers(
-    settings: NodeSettings, compiled_dir: Path, metrics: CollectorRegistry
+    settings: NodeSettings,
+    compiled_dir: Path,
+    metrics: CollectorRegistry,
+    backends: Sequence[Backend],
 ) -> Mapping[Kind, Opener]:
     """Each kind's way of opening a folder with the artefact's files."""
-    backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
-    backends = make_backends(backend)
     generation = LanguageModelMetrics(metrics)
     place = TensorPlace(compiled_dir, backends, BatchingMetrics(metrics), settings.max_queue_rows)
 
