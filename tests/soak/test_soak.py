@@ -26,7 +26,7 @@ WARM = 0.25
 """The share of requests after which caches, pools and arenas have their size."""
 GROWTH = 0.10
 GROWTH_KB = 48 * 1024
-"""Allocators keep some of what a burst took; a leak of 1 kB a request is 200 MB in the long form."""
+"""Allocators keep some of what a burst took; 1 kB leaked by each request is 200 MB in the end."""
 RELOADED = "reloaded"
 RELOADS = max(3, REQUESTS // 1000)
 WAITING = "vllm:num_requests_waiting"
