@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mesh.ragged_options import RaggedAxisOptions
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -55,6 +57,8 @@ class BatchingOptions(BaseModel):
         tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)
     ] = ()
     """Sizes at which a batch need not wait for more."""
+    ragged: Annotated[tuple[RaggedAxisOptions, ...], Field(strict=False)] = ()
+    """Axes along which rows are padded, so that those of different lengths run together."""
     priority_levels: Annotated[int, Field(ge=0, le=MAX_PRIORITY_LEVELS)] = 0
     """Levels 1 to this, 1 the highest; 0: every request is alike."""
     default_priority_level: Annotated[int, Field(ge=0, le=MAX_PRIORITY_LEVELS)] = 0

@@ -129,6 +129,8 @@ class Manifest(BaseModel):
         for key, allowed in _APPLICABLE.items():
             if self.task not in allowed and self._is_set(key):
                 raise ValueError(f"{key} does not apply to task {self.task}")
+        if self.batching is not None and self.batching.ragged and self.format != "onnx":
+            raise ValueError(f"batching.ragged does not apply to format {self.format}")
         for key in _NOT_FOR_IDENTITY if self.format == "identity" else ():
             if self._is_set(key):
                 raise ValueError(f"{key} does not apply to format identity")

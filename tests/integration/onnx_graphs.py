@@ -102,6 +102,26 @@ def save_lookup(folder: Path) -> Path:
     return save(folder, nodes, inputs, outputs, [weights("table", 3, 4)])
 
 
+def save_masked_mean(folder: Path) -> Path:
+    """The mean of those vectors whose mask says so, and each vector doubled."""
+    nodes = [
+        node("Cast", ["mask"], ["kept"], to=FLOAT),
+        node("Unsqueeze", ["kept", "last"], ["column"]),
+        node("Mul", ["vectors", "column"], ["masked"]),
+        node("ReduceSum", ["masked", "second"], ["total"], keepdims=0),
+        node("ReduceSum", ["kept", "second"], ["count"], keepdims=1),
+        node("Div", ["total", "count"], ["mean"]),
+        node("Add", ["vectors", "vectors"], ["doubled"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([value]), name)
+        for name, value in (("last", -1), ("second", 1))
+    ]
+    inputs = [tensor("vectors", ["n", "length", 4]), tensor("mask", ["n", "length"], INT64)]
+    outputs = [tensor("mean", ["n", 4]), tensor("doubled", ["n", "length", 4])]
+    return save(folder, nodes, inputs, outputs, constants)
+
+
 def save_sum(folder: Path, shapes: Sequence[Sequence[Axis]] = (["n", "k"], ["n", "k"])) -> Path:
     """`a` + `b`."""
     inputs = [tensor(name, shape) for name, shape in zip("ab", shapes, strict=True)]

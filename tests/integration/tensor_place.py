@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from services.inference.backends.available import make_backends
 from services.inference.backends.backend import BackendSettings
+from services.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
 from services.inference.batching.metrics import BatchingMetrics
 from services.inference.models.tensor_place import TensorPlace
 
@@ -17,7 +17,7 @@ def make_place(
 ) -> TensorPlace:
     return TensorPlace(
         cache_dir=cache_dir,
-        backends=make_backends(BackendSettings(threads=threads)),
+        backends=(OnnxRuntimeBackend(BackendSettings(threads=threads)),),
         metrics=BatchingMetrics(CollectorRegistry()),
         max_queue_rows=max_queue_rows,
     )

@@ -20,6 +20,8 @@ from tests.integration import onnx_graphs as graphs
 from tests.integration.node_rig import NodeRig, open_node
 
 BATCHING = {"batching": {"max_batch_size": 8, "max_queue_delay_ms": 20.0}}
+PATIENT = {"batching": {"max_batch_size": 8, "max_queue_delay_ms": 1000.0}}
+"""Runs full batches only, when enough rows come."""
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -81,7 +83,7 @@ async def test_company_changes_no_bit(tmp_path: Path, save: Callable[[Path], Pat
     asked = [{name: random(1 + n % 3, *shape, seed=n)} for n in range(24)]
     async with serving(folder) as (_, client):
         expected = [await ask(client, {name: one[name][:1]}) for one in asked]
-    async with serving(folder, **BATCHING) as (rig, client):
+    async with serving(folder, **PATIENT) as (rig, client):
         got = await asyncio.gather(*(ask(client, one) for one in asked))
         spans = rig.exporter.get_finished_spans()
     for one, other in zip(expected, got, strict=True):
@@ -264,3 +266,51 @@ async def test_a_caller_that_leaves_leaves_the_others_alone(tmp_path: Path) -> N
         ended = await asyncio.gather(*calls, return_exceptions=True)
     assert all(np.array_equal(got["y"], expected["y"]) for got in ended if isinstance(got, dict))
     assert sum(isinstance(got, dict) for got in ended) >= 13
+
+
+RAGGED = {"inputs": {"vectors": 1, "mask": 1}, "outputs": {"doubled": 1}, "longest": 40}
+
+
+async def test_rows_of_different_lengths_share_a_batch(tmp_path: Path) -> None:
+    batching = {"batching": {**PATIENT["batching"], "ragged": [RAGGED]}}
+    asked = [
+        {"vectors": random(1, length, 4, seed=length), "mask": np.ones((1, length), np.int64)}
+        for length in (1, 3, 8, 5, 2, 7, 6, 4)
+    ]
+    folder = graphs.save_masked_mean(tmp_path)
+    async with serving(folder, batching={"ragged": [RAGGED], "max_queue_delay_ms": 0.0}) as (
+        _,
+        client,
+    ):
+        alone = [await ask(client, one) for one in asked]
+    async with serving(folder, **batching) as (rig, client):
+        together = await asyncio.gather(*(ask(client, one) for one in asked))
+        spans = rig.exporter.get_finished_spans()
+        too_long = {"vectors": random(1, 41, 4), "mask": np.ones((1, 41), np.int64)}
+        status, message = await refusal(client, too_long)
+    for one, lone, shared in zip(asked, alone, together, strict=True):
+        assert np.allclose(lone["mean"], one["vectors"].mean(axis=1), atol=1e-6)
+        assert np.array_equal(shared["mean"], lone["mean"])
+        assert np.array_equal(shared["doubled"], 2 * one["vectors"])
+    assert {s.attributes["ringmesh.batch_size"] for s in spans if s.name == "compute"} == {8}
+    assert (status, "inputs.vectors" in message) == ("StatusCode.INVALID_ARGUMENT", True)
+
+
+@pytest.mark.parametrize(
+    ("ragged", "message"),
+    [
+        ({"inputs": {"vector": 1}}, "no input 'vector'"),
+        ({"inputs": {"vectors": 2}}, "axis 2 of input 'vectors' is not one of any length"),
+        ({"inputs": {"mask": 3}}, "axis 3 of input 'mask' is not"),
+        ({"inputs": {"mask": 1}, "outputs": {"mean": 1}}, "axis 1 of output 'mean' is not"),
+        (
+            {"inputs": {"mask": 1}, "pads": {"vectors": 1}},
+            "'vectors' has a pad, but no ragged axis",
+        ),
+    ],
+)
+async def test_a_ragged_axis_must_be_one_of_the_graph(
+    tmp_path: Path, ragged: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(FailedPrecondition, match=message):
+        await graphs.open_graph(graphs.save_masked_mean(tmp_path), batching={"ragged": [ragged]})

@@ -192,6 +192,16 @@ def test_a_version_that_kept_its_batching_under_embedding_is_still_read() -> Non
             "more than",
         ),
         ({**ONNX, "warm_up": [{"inputs": {}}]}, "manifest.warm_up.0.inputs", "at least 1"),
+        (
+            {**EMBEDDER, "batching": {"ragged": [{"inputs": {"text": 1}}]}},
+            "manifest",
+            "batching.ragged does not apply to format sentence-transformers",
+        ),
+        (
+            {**ONNX, "batching": {"ragged": [{"inputs": {"x": 0}}]}},
+            "manifest.batching.ragged.0.inputs.x",
+            "greater than or equal to 1",
+        ),
         ({**ONNX, "instances": 17}, "manifest.instances", "less than or equal to 16"),
         ({**ONNX, "backend": "onnx"}, "manifest.backend", "'onnxruntime'"),
         ({**LLM, "instances": 2}, "manifest", "instances does not apply to task text-generation"),
@@ -256,9 +266,10 @@ def test_the_page_tells_defaults_and_ranges(options: type[BaseModel], section: s
         if bounds:
             default, values = rows[name].split(" | ")[:2]
             assert default.strip("`") == str(schema["default"])
-            assert re.findall(
-                r"[A-Za-z]*\d+|[A-Z]+", values.split(",")[0] if "to" in values else values
-            ) == [str(bound) for bound in bounds]
+            told = re.findall(
+                r"`([\w-]+)`" if "enum" in schema else r"\d+", values.split(", at")[0]
+            )
+            assert told == [str(bound) for bound in bounds]
 
 
 def test_every_format_serves_a_task() -> None:

@@ -17,7 +17,7 @@ from mesh.errors import InvalidArgument
 from mesh.tensor import Array
 
 Tensors = Mapping[str, Array]
-Pad = bool | int | float | bytes
+Pad = bool | int | float | bytes | str
 
 SMALLEST_STEP = 8
 STEPS_PER_OCTAVE = 4

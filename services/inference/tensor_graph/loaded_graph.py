@@ -9,7 +9,7 @@ from functools import partial
 from services.inference.backends.backend import BackendFailed, GraphRunner
 from services.inference.backends.choice import Opening
 from services.inference.backends.instance_group import InstanceGroup
-from services.inference.batching.ragged import Tensors
+from services.inference.batching.ragged import RaggedAxis, Tensors
 from services.inference.batching.run import Ran, Run
 from services.inference.batching.stack import TensorRow, stacked
 from services.inference.models.tensor_model import Signature
@@ -24,6 +24,7 @@ class LoadedGraph:
     instances: InstanceGroup
     opening: Opening
     signature: Signature
+    ragged: tuple[RaggedAxis, ...] = ()
     company: Company | None = None
 
     def __repr__(self) -> str:
@@ -33,7 +34,8 @@ class LoadedGraph:
     @property
     def row_runs(self) -> list[Run[TensorRow, Tensors]]:
         """For the batcher: rows of one batch in, their part of the outputs out."""
-        return [stacked(partial(self._compute_batch, each)) for each in self.instances.runners]
+        computing = (partial(self._compute_batch, runner) for runner in self.instances.runners)
+        return [stacked(compute, self.ragged) for compute in computing]
 
     @property
     def request_runs(self) -> list[Run[Tensors, Tensors]]:

@@ -51,7 +51,7 @@ class RowQueue:
 
     async def answer(self, tensors: Tensors, terms: Terms) -> Answer:
         """What the rows get, put together again."""
-        batched = await self._batcher.submit(cut(tensors), terms)
+        batched = await self._batcher.submit(cut(tensors, self._graph.ragged), terms)
         if batched.results:
             return join(batched.results), batched.timing
         ends = self._graph.instances

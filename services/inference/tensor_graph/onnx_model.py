@@ -15,6 +15,7 @@ from services.inference.backends.backend import Graph
 from services.inference.backends.choice import open_first
 from services.inference.backends.instance_group import InstanceGroup, open_instances
 from services.inference.batching.batcher import open_batcher
+from services.inference.batching.ragged import RaggedAxis
 from services.inference.graph import session
 from services.inference.models.tensor_model import Signature
 from services.inference.models.tensor_place import TensorPlace
@@ -22,6 +23,7 @@ from services.inference.tensor_graph.company import Company
 from services.inference.tensor_graph.loaded_graph import LoadedGraph
 from services.inference.tensor_graph.model import GraphModel, Queue, RequestQueue, RowQueue
 from services.inference.tensor_graph.onnx_file import find_onnx, tensors_without_rank
+from services.inference.tensor_graph.ragged_axes import make_ragged
 from services.inference.tensor_graph.signature import make_signature
 from services.inference.tensor_graph.trial import Tried, try_out
 
@@ -46,7 +48,7 @@ async def open_onnx_model(folder: Path, spec: VersionSpec, place: TensorPlace) -
 def load_onnx(folder: Path, spec: VersionSpec, place: TensorPlace) -> Tried:
     """Loads and tries the graph; blocking. Raises as `open_onnx_model` does."""
     path, manifest = find_onnx(folder), spec.manifest
-    graph = Graph(
+    source = Graph(
         model=manifest.name,
         digest=spec.digest,
         onnx=lambda: path,
@@ -56,12 +58,13 @@ def load_onnx(folder: Path, spec: VersionSpec, place: TensorPlace) -> Tried:
     instances, opening = open_first(
         manifest.backend,
         place.backends,
-        lambda backend: open_instances(lambda: backend.open_graph(graph), manifest.instances),
+        lambda backend: open_instances(lambda: backend.open_graph(source), manifest.instances),
     )
     with ExitStack() as opened:
         opened.callback(instances.close)
         signature = _signature(path, manifest, instances)
-        tried = try_out(LoadedGraph(instances, opening, signature), manifest.warm_up or ())
+        graph = LoadedGraph(instances, opening, signature, _ragged(manifest, instances))
+        tried = try_out(graph, manifest.warm_up or ())
         opened.pop_all()  # it has passed: it stays open
     return tried
 
@@ -79,6 +82,11 @@ def _signature(path: Path, manifest: Manifest, instances: InstanceGroup) -> Sign
         instances=manifest.instances,
     )
     return replace(signature, instances=manifest.instances)
+
+
+def _ragged(manifest: Manifest, instances: InstanceGroup) -> tuple[RaggedAxis, ...]:
+    declared = () if manifest.batching is None else manifest.batching.ragged
+    return make_ragged(declared, instances.inputs, instances.outputs)
 
 
 @asynccontextmanager
