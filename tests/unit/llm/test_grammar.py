@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,10 +63,16 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(VOCABULARY, {END})
 
 
+@cache
+def shared() -> GrammarCompiler:
+    """A compiler whose grammars outlast a test: what comes of them does not."""
+    return compiler()
+
+
 async def start(
     constraint: Constraint, taken: Sequence[int] = (), *, ignore_end: bool = False
 ) -> Matcher:
-    return await compiler().matcher(constraint, taken, ignore_end=ignore_end)
+    return await shared().matcher(constraint, taken, ignore_end=ignore_end)
 
 
 def walk(matcher: Matcher, chance: random.Random, most: int = 4000) -> list[int]:
