@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.inference.live_gauge import LiveGauge
 
 _LABELS = ("model_name", "model_version")
 # fmt: off
@@ -24,12 +26,13 @@ class BatchingMetrics:
     """The metrics of all queues of a process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.queue_rows = Gauge(
+        queue_rows = Gauge(
             "ringmesh_queue_rows",
             "Rows that wait to be run.",
             (*_LABELS, "priority"),
             registry=registry,
         )
+        self.queue_rows = LiveGauge(queue_rows)
         self.batch_rows = Histogram(
             "ringmesh_batch_rows",
             "Rows that were run together.",
@@ -66,14 +69,12 @@ class BatchMeter:
     @contextmanager
     def showing(self, levels: Sequence[int], waiting: Callable[[int], int]) -> Iterator[None]:
         """Shows how many rows wait at each level for as long as the queue is open."""
-        gauge, places = self._metrics.queue_rows, [(*self._labels, str(level)) for level in levels]
-        for level, labels in zip(levels, places, strict=True):
-            gauge.labels(*labels).set_function(partial(waiting, level))
-        try:
+        with ExitStack() as shown:
+            for level in levels:
+                labels = (*self._labels, str(level))
+                show = self._metrics.queue_rows.showing(labels, partial(waiting, level))
+                shown.enter_context(show)
             yield
-        finally:
-            for labels in places:
-                gauge.remove(*labels)
 
     def count_batch(self, rows: int, queued_s: Iterable[float]) -> None:
         """So many rows are about to be run together, the first ones of requests that waited."""

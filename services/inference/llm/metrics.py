@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.inference.live_gauge import LiveGauge
 from services.inference.llm.engine import Occupancy
 from services.inference.llm.request import Delta, Event, Finished, Started
 
@@ -44,9 +45,10 @@ class LanguageModelMetrics:
         def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"vllm:{name}", about, _LABELS, registry=registry, buckets=buckets)
 
-        self.running = gauge("num_requests_running", "Requests that have a slot.")
-        self.waiting = gauge("num_requests_waiting", "Requests that wait for a slot.")
-        self.usage = gauge("kv_cache_usage_perc", "Share of the slots in use; 1 is all of them.")
+        self.running = LiveGauge(gauge("num_requests_running", "Requests that have a slot."))
+        self.waiting = LiveGauge(gauge("num_requests_waiting", "Requests that wait for a slot."))
+        usage = gauge("kv_cache_usage_perc", "Share of the slots in use; 1 is all of them.")
+        self.usage = LiveGauge(usage, combine=max)
         self.queries = counter("prefix_cache_queries", "Prompt tokens looked up in the slots.")
         self.hits = counter("prefix_cache_hits", "Prompt tokens found in a slot.")
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
@@ -73,14 +75,12 @@ class LanguageModelMetrics:
     ) -> Iterator[Callable[[int], RequestMeter]]:
         """Shows how busy the model is for as long as it is loaded; gives meters for requests."""
         labels = (model, str(version))
-        self.running.labels(*labels).set_function(lambda: occupancy().running)
-        self.waiting.labels(*labels).set_function(lambda: occupancy().waiting)
-        self.usage.labels(*labels).set_function(lambda: occupancy().running / occupancy().slots)
-        try:
+        with (
+            self.running.showing(labels, lambda: occupancy().running),
+            self.waiting.showing(labels, lambda: occupancy().waiting),
+            self.usage.showing(labels, lambda: occupancy().running / occupancy().slots),
+        ):
             yield lambda arrived_ns: RequestMeter(self, labels, arrived_ns)
-        finally:
-            for gauge in (self.running, self.waiting, self.usage):
-                gauge.remove(*labels)
 
 
 class EngineCounts:
