@@ -5,57 +5,30 @@ takes its waiting rows along; one whose deadline passes is told so, whatever the
 Each instance of the model runs one batch at a time in a thread of its own; rows that arrive
 meanwhile wait, and so find company. It knows neither models nor tensors: a row is whatever `run`
 understands.
-
-**One bad row fails alone.** When a batch fails that had rows of several callers in it, each
-caller's part is run again by itself, once, and only a part that fails again fails its caller. That
-is right because runs are pure: nobody has had anything of the failed run, and running a row again
-gives what it would have given. It is bounded: a batch of n rows costs n further runs at the most.
-
-Runs that fail one after the other may still be the doing of what is asked. So they only raise a
-suspicion; whether the engine is broken shows when it fails at something that it has done before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mesh.batching_options import BatchingOptions
-from mesh.errors import (
-    DeadlineExceeded,
-    Internal,
-    InvalidArgument,
-    RingmeshError,
-    Unavailable,
-)
-from mesh.logs import get_logger
-from services.inference.backends.health import EngineBroken, EngineHealth
+from mesh.errors import DeadlineExceeded, RingmeshError, Unavailable
 from services.inference.batching.batch import BatchLimits, Row, form_batch, make_limits
 from services.inference.batching.call import Batched, Call, Waiting
 from services.inference.batching.door import Door
 from services.inference.batching.metrics import BatchMeter
 from services.inference.batching.row_queue import RowQueue
-from services.inference.batching.run import Item, Ran, Run
+from services.inference.batching.run import Item, Run
+from services.inference.batching.runner import Instance, Runner
 from services.inference.batching.terms import ANY_TIME, Terms
-from services.inference.models.timing import Execution
 
 P = TypeVar("P")  # a row's payload
 R = TypeVar("R")  # its result
-
-_log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Instance(Generic[P, R]):
-    """What runs batches, one at a time, and the thread that it runs them in."""
-
-    run: Run[P, R]
-    executor: Executor
 
 
 class Batcher(Generic[P, R]):
@@ -78,9 +51,7 @@ class Batcher(Generic[P, R]):
         self._waiting: dict[int, Waiting[P, R]] = {}
         self._arrivals = 0
         self._changed = asyncio.Event()
-        self._health = EngineHealth()
-        self._suspicion: str | None = None
-        self._suspected = asyncio.Event()
+        self._runner: Runner[P, R] = Runner(name, door, self._fail)
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -116,15 +87,7 @@ class Batcher(Generic[P, R]):
 
     async def broken(self, probe: Callable[[], Awaitable[object]]) -> str:
         """Returns when run after run has failed, and `probe` too; says why."""
-        while True:
-            await self._suspected.wait()
-            self._suspected.clear()
-            try:
-                await probe()
-            except Internal:
-                return self._suspicion or "the engine fails"
-            except RingmeshError as refusal:
-                _log.warning("probe refused", batcher=repr(self), error=refusal.message)
+        return await self._runner.broken(probe)
 
     async def run_batches(self) -> None:
         """Works until cancelled; whoever still waits then is told."""
@@ -213,7 +176,7 @@ class Batcher(Generic[P, R]):
             self._queue.remove(number)
         self._begin(batch)
         try:
-            await self._run_parts(instance, batch)
+            await self._runner.run(instance, batch)
         except asyncio.CancelledError:
             for waiting in batch:
                 self._fail(waiting.call, _unloading())
@@ -226,56 +189,6 @@ class Batcher(Generic[P, R]):
         self._meter.count_batch(len(batch), ((now_ns - call.queued_ns) / 1e9 for call in calls))
         for call in calls:
             call.began_ns = now_ns
-
-    async def _run_parts(self, instance: Instance[P, R], batch: Sequence[Waiting[P, R]]) -> None:
-        """All of it together; if that fails, each caller's part, so that the others have theirs."""
-        error = await self._attempt(instance, batch)
-        if error is None:
-            return
-        parts = _by_caller(batch)
-        if len(parts) == 1:
-            self._fail(batch[0].call, error)
-            return
-        for call, part in parts.items():
-            if not call.is_over and (error := await self._attempt(instance, part)):
-                self._fail(call, error)
-
-    async def _attempt(
-        self, instance: Instance[P, R], batch: Sequence[Waiting[P, R]]
-    ) -> RingmeshError | None:
-        """Runs these rows and delivers their results; the error if that fails."""
-        loop = asyncio.get_running_loop()
-        began_ns, began_s = time.time_ns(), loop.time()
-        key, payloads = batch[0].row.key, [waiting.payload for waiting in batch]
-        try:
-            ran = await loop.run_in_executor(
-                instance.executor, _checked, instance.run, payloads, key
-            )
-        except InvalidArgument as error:  # its callers' own, and nothing for the log
-            return error
-        except RingmeshError as error:
-            _log.error("batch failed", batcher=repr(self), rows=len(batch), error=error.message)
-            if isinstance(error, Internal):
-                self._suspect(error)
-            return error
-        except Exception as error:  # noqa: BLE001 - whatever a backend does, the others go on
-            _log.exception("batch failed unexpectedly", batcher=repr(self), rows=len(batch))
-            self._suspect(error)
-            return Internal("the model failed; the node's log has the details")
-        self._health.succeed()
-        now_s = loop.time()
-        self._door.count_run(key, len(batch), now_s - began_s, now_s)
-        execution = Execution(len(batch), began_ns, time.time_ns(), ran.input_ns, ran.output_ns)
-        for waiting, result in zip(batch, ran.results, strict=True):
-            waiting.call.deliver(waiting.row.number, result, execution)
-        return None
-
-    def _suspect(self, error: Exception) -> None:
-        try:
-            self._health.fail(error)
-        except EngineBroken as broken:
-            self._suspicion = broken.message
-            self._suspected.set()
 
     def _close(self) -> None:
         self._is_closed = True
@@ -303,7 +216,7 @@ async def open_batcher(
             stack.push_async_callback(asyncio.to_thread, executor.shutdown)
         instances = [Instance(*each) for each in zip(runs, executors, strict=True)]
         limits, door = make_limits(options, max_batch_width), Door(options, max_rows, len(runs))
-        batcher = Batcher(name, instances, limits, door, meter)
+        batcher: Batcher[P, R] = Batcher(name, instances, limits, door, meter)
         stack.push_async_callback(_end, asyncio.create_task(batcher.run_batches()))
         with meter.showing(options.levels, batcher.waiting):
             yield batcher
@@ -313,20 +226,6 @@ async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _checked(run: Run[P, R], payloads: Sequence[P], key: object) -> Ran[R]:
-    ran = run(payloads, key)
-    if len(ran.results) != len(payloads):
-        raise Internal(f"the model gave {len(ran.results)} results for {len(payloads)} rows")
-    return ran
-
-
-def _by_caller(batch: Sequence[Waiting[P, R]]) -> Mapping[Call[R], list[Waiting[P, R]]]:
-    parts: dict[Call[R], list[Waiting[P, R]]] = {}
-    for waiting in batch:
-        parts.setdefault(waiting.call, []).append(waiting)
-    return parts
 
 
 def _unloading() -> Unavailable:

@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 
 from mesh.batching_options import BatchingOptions, QueuePolicy
 from mesh.errors import (
-    DeadlineExceeded,
     DeadlineTooShort,
     FailedPrecondition,
     Internal,
@@ -145,13 +144,6 @@ async def test_a_request_without_rows_is_answered_at_once(model: Model) -> None:
     assert model.batches == []
 
 
-async def test_a_preferred_size_does_not_wait_for_more(model: Model) -> None:
-    async with opened(model, max_queue_delay_ms=1000, preferred_batch_sizes=(2,)) as batcher:
-        async with asyncio.timeout(0.9):
-            answers = await asyncio.gather(start(batcher, 2), start(batcher, 3))
-    assert [answer.timing.batch_size for answer in answers] == [2, 2]
-
-
 async def test_a_caller_that_leaves_takes_its_waiting_rows_along(model: Model) -> None:
     async with opened(model) as batcher:
         first = await blocked(model, batcher)
@@ -175,74 +167,12 @@ async def test_a_caller_that_leaves_during_its_run_disturbs_nobody(model: Model)
         assert (await batcher.submit(items(5))).results == [10]
 
 
-async def test_a_deadline_in_the_queue_is_the_callers_own(model: Model) -> None:
-    async with opened(model, max_queue_delay_ms=1000) as batcher:
-        first = await blocked(model, batcher)
-        late = start(batcher, 2, 3, deadline_s=time.monotonic() + 0.02)
-        patient = start(batcher, 4, deadline_s=time.monotonic() + 60)
-        with pytest.raises(DeadlineExceeded, match="in the queue"):
-            await late
-        assert batcher.waiting(0) == 1
-        model.go.set()
-        assert (await patient).results == [8]
-        await first
-    assert model.batches[1:] == [(8, (4,))]
-    assert model.metric("queue_refused_total", reason="DEADLINE_EXCEEDED") == 1
-
-
-async def test_a_deadline_is_kept_while_the_engine_is_busy(model: Model) -> None:
-    async with opened(model) as batcher:
-        running = await blocked(model, batcher, deadline_s=time.monotonic() + 0.05)
-        with pytest.raises(DeadlineExceeded, match="during the run"):
-            await running
-        model.go.set()
-
-
 async def test_a_deadline_that_has_passed_is_refused_at_the_door(model: Model) -> None:
     async with opened(model) as batcher:
         with pytest.raises(DeadlineTooShort):
             await batcher.submit(items(2), Terms(deadline_s=time.monotonic()))
     assert model.batches == []
     assert model.metric("queue_refused_total", reason="DEADLINE_TOO_SHORT") == 1
-
-
-async def test_a_timeout_fails_a_request_where_the_policy_says_reject(model: Model) -> None:
-    policy = QueuePolicy(default_timeout_ms=20)
-    async with opened(model, default_queue_policy=policy) as batcher:
-        first = asyncio.create_task(batcher.submit(items(1)))
-        assert (await first).results == [2]
-        model.go.clear()
-        with pytest.raises(DeadlineExceeded):
-            await batcher.submit(items(2))
-        model.go.set()
-
-
-async def test_a_timeout_of_ones_own_counts_where_the_policy_lets_it(model: Model) -> None:
-    stubborn = QueuePolicy(allow_timeout_override=False)
-    async with opened(model, default_queue_policy=stubborn) as batcher:
-        first = await blocked(model, batcher)
-        staying = start(batcher, 2, timeout_s=1e-6)
-        await queued(batcher, 1)
-        assert not (await asyncio.wait({staying}, timeout=0.02))[0]
-        model.go.set()
-        assert (await staying).results == [4]
-        await first
-
-
-async def test_a_delayed_request_runs_behind_all_others_and_runs(model: Model) -> None:
-    policy = QueuePolicy(timeout_action="DELAY")
-    async with opened(model, max_batch_size=1, default_queue_policy=policy) as batcher:
-        first = await blocked(model, batcher)
-        impatient = start(batcher, 2, timeout_s=0.001)
-        others = [start(batcher, n) for n in (3, 4)]
-        await queued(batcher, 3)
-        async with asyncio.timeout(10):
-            while "(0, True): 1" not in repr(batcher):
-                await asyncio.sleep(0.001)
-        model.go.set()
-        assert (await impatient).results == [4]
-        await asyncio.gather(first, *others)
-    assert [rows for _, rows in model.batches] == [(1,), (3,), (4,), (2,)]
 
 
 async def test_higher_levels_run_first(model: Model) -> None:

@@ -19,11 +19,12 @@ from prometheus_client import CollectorRegistry
 from mesh.batching_options import BatchingOptions, QueuePolicy
 from mesh.errors import DeadlineExceeded, DeadlineTooShort, Internal, QueueFull, RingmeshError
 from services.inference.batching.batch import make_limits
-from services.inference.batching.batcher import Batcher, Instance
+from services.inference.batching.batcher import Batcher
 from services.inference.batching.call import Batched
 from services.inference.batching.door import Door
 from services.inference.batching.metrics import BatchingMetrics
 from services.inference.batching.run import Item, Ran
+from services.inference.batching.runner import Instance
 from services.inference.batching.terms import Terms
 from tests.unit.inference.virtual_time import HeldExecutor, run_virtually, settle
 
