@@ -295,14 +295,19 @@ async def test_what_was_run_is_counted(model: Model) -> None:
     assert model.metric("queue_seconds_count") == 1
 
 
-@pytest.mark.parametrize("numbers", [(2,), (2, 13, 3)])
-async def test_closing_tells_those_who_still_wait(model: Model, numbers: Sequence[int]) -> None:
-    async with opened(model, max_queue_delay_ms=0) as batcher:
+async def test_closing_tells_those_who_wait_and_those_who_are_computed(model: Model) -> None:
+    async with opened(model) as batcher:
         computing = await blocked(model, batcher)
-        waiting = [start(batcher, number) for number in numbers]
-        await queued(batcher, len(numbers))
-        threading.Timer(0.01, model.go.set).start()
-    for task in (computing, *waiting):
+        waiting = start(batcher, 2, 3)
+        await queued(batcher, 2)
+
+        async def let_go_once_they_are_told() -> None:
+            await asyncio.wait({computing, waiting})
+            model.go.set()
+
+        letting_go = asyncio.create_task(let_go_once_they_are_told())
+    await letting_go
+    for task in (computing, waiting):
         with pytest.raises(Unavailable, match="being unloaded"):
             await task
     with pytest.raises(Unavailable, match="being unloaded"):
