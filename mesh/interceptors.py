@@ -2,7 +2,7 @@
 
 A servicer raises a `RingmeshError` and knows nothing of gRPC statuses; whatever else escapes it is
 our fault, goes to the log with its traceback, and reaches the caller as INTERNAL without it.
-Health checks and reflection are left alone: they come every second and say nothing.
+Health checks and reflection leave no trace: they come every second and say nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from mesh.errors import DETAILS_KEY, Internal, RingmeshError, error_to_status
 from mesh.logs import get_logger
 from mesh.telemetry import Telemetry, extract_context, trace_headers
 
-QUIET_PREFIXES = ("/grpc.health.", "/grpc.reflection.", "/envoy.service.")
+QUIET_PREFIXES = ("/grpc.health.", "/grpc.reflection.")
+UNTOUCHED_PREFIX = "/envoy.service."
+"""Envoy's own streams, which last as long as Envoy does."""
 
 _SERVER_FAULTS = {
     grpc.StatusCode.UNKNOWN,
@@ -60,9 +62,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         """Wraps the method's handler, whatever its arity."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(QUIET_PREFIXES):
+        if handler is None or method.startswith(UNTOUCHED_PREFIX):
             return handler
-        return _wrap(handler, method, self._scope)
+        is_quiet = method.startswith(QUIET_PREFIXES)
+        return _wrap(handler, method, _quietly if is_quiet else self._scope)
 
 
 class _Scope:
@@ -101,6 +104,14 @@ class _Scope:
             finally:
                 _finish_span(span, code, _SERVER_FAULTS)
                 self._duration.labels(method, code.name).observe(time.perf_counter() - started)
+
+
+@asynccontextmanager
+async def _quietly(_method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    try:
+        yield
+    except RingmeshError as error:
+        await _abort(context, error)
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: RingmeshError) -> NoReturn:

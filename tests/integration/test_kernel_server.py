@@ -111,11 +111,18 @@ async def test_a_bug_is_internal_and_tells_the_caller_nothing_of_it(channel) -> 
 
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"\x0a\x05ab"])
-@pytest.mark.parametrize(("method", "streams"), [("ListModels", False), ("Generate", True)])
+@pytest.mark.parametrize(
+    ("path", "streams"),
+    [
+        (f"/{NODE}/ListModels", False),
+        (f"/{NODE}/Generate", True),
+        ("/grpc.health.v1.Health/Check", False),
+        ("/grpc.health.v1.Health/Watch", True),
+    ],
+)
 async def test_bytes_that_are_no_message_are_the_callers_fault(
-    channel, method: str, streams: bool, garbage: bytes
+    channel, path: str, streams: bool, garbage: bytes
 ) -> None:
-    path = f"/{NODE}/{method}"
     call = channel.unary_stream(path)(garbage) if streams else channel.unary_unary(path)(garbage)
     with pytest.raises(grpc.aio.AioRpcError, match="cannot be decoded") as caught:
         await (anext(aiter(call)) if streams else call)
