@@ -4,10 +4,11 @@ Rows run together only with rows of their own kind: of one key (say datatypes an
 padding) and one width (the size of what they are padded to). Both follow from the row alone: it is
 the same whether the row runs by itself or in company, so that company cannot change an answer.
 
-A batch is due when it has reached a preferred size, when it is full, or when its oldest row has
-waited long enough. It has the rows of higher levels first; what room is left goes to lower ones. Of
-several batches that are due, the one with the highest level goes first, then the one with the
-oldest row, so that a rare kind is never starved by a popular one.
+A batch is due when it has reached a preferred size, when it is full, when its oldest row has waited
+long enough, or when a row in it cannot wait any longer for company. It has the rows of higher
+levels first; what room is left goes to lower ones. Of several batches that are due, the one with
+the highest level goes first, then the one with the oldest row, so that a rare kind is never starved
+by a popular one.
 
 A row that is late (its queue policy says DELAY) makes nothing due while a row in time waits at its
 level or a higher one; it may fill up a batch of its kind that is due anyway.
@@ -66,11 +67,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lane:
-    """The rows of one kind that wait at one level, late ones apart, in their order; never empty."""
+    """The rows of one kind that wait at one level, late ones apart, in their order; never empty.
+
+    It is urgent if one of them cannot wait any longer for company.
+    """
 
     level: int
     is_late: bool
     rows: Mapping[int, Row]
+    is_urgent: bool = False
 
     @property
     def head(self) -> Row:
@@ -130,7 +135,7 @@ def _candidate(lanes: Sequence[Lane], highest: float, limits: BatchLimits) -> _C
     first, head = eager[0], eager[0].head
     waiting = sum(len(lane.rows) for lane in lanes)
     ready = limits.ready_size(head.width, waiting)
-    is_due = ready or any(lane.is_late for lane in eager)
+    is_due = ready or any(lane.is_late or lane.is_urgent for lane in eager)
     oldest_s = min(lane.head.arrived_s for lane in eager)
     return _Candidate(
         due_s=-inf if is_due else oldest_s + limits.max_queue_delay_s,

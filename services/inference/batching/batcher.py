@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Generic, TypeVar
@@ -74,7 +74,7 @@ class Batcher(Generic[P, R]):
         if not items:
             return call.answer()
         try:
-            with self._timers(call, terms):
+            with self._timers(call, terms, [item.key for item in items]):
                 await call.done
             return call.answer()
         finally:
@@ -119,8 +119,11 @@ class Batcher(Generic[P, R]):
         return number
 
     @contextmanager
-    def _timers(self, call: Call[R], terms: Terms) -> Iterator[None]:
-        """Ends the call at its deadline, and does at its timeout what the level's policy says."""
+    def _timers(self, call: Call[R], terms: Terms, keys: Sequence[Hashable]) -> Iterator[None]:
+        """Ends the call at its deadline, and does at its timeout what the level's policy says.
+
+        One with little time stops waiting for company before that.
+        """
         loop = asyncio.get_running_loop()
         policy = self._door.policy_of(call.level)
         timeout_s = policy.timeout_s(terms.timeout_s)
@@ -128,6 +131,9 @@ class Batcher(Generic[P, R]):
         timers = []
         if terms.deadline_s is not None:
             timers.append(loop.call_at(terms.deadline_s, self._expire, call))
+            patience_s = self._door.patience_s(keys, terms.deadline_s, loop.time())
+            if patience_s < self._limits.max_queue_delay_s:
+                timers.append(loop.call_later(patience_s, self._hurry, call))
         if timeout_s is not None:
             timers.append(loop.call_later(timeout_s, act, call))
         try:
@@ -143,6 +149,11 @@ class Batcher(Generic[P, R]):
         error = DeadlineExceeded(f"the deadline passed {place}")
         self._meter.count_refused(error.reason)
         self._fail(call, error)
+
+    def _hurry(self, call: Call[R]) -> None:
+        for number in call.numbers:
+            self._queue.hurry(number)
+        self._changed.set()
 
     def _delay(self, call: Call[R]) -> None:
         for number in call.numbers:

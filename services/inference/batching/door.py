@@ -77,6 +77,10 @@ class Door:
             deadline_s -= least_s
         self._turns.check(len(queue), joining, deadline_s, now_s, ahead=queue.ahead(level))
 
+    def patience_s(self, keys: Iterable[Hashable], deadline_s: float, now_s: float) -> float:
+        """How long rows with this deadline may wait for company: half of what their run leaves."""
+        return max(0.0, deadline_s - now_s - self._least_s(Counter(keys), now_s)) / 2
+
     def count_departures(self, levels: Iterable[int]) -> None:
         """Rows of these levels have been dealt with."""
         counts = Counter(levels)

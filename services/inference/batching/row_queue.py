@@ -22,6 +22,7 @@ class RowQueue:
         self._kinds: dict[_Kind, dict[_Place, dict[int, Row]]] = {}
         self._places: dict[int, tuple[_Kind, _Place]] = {}
         self._counts: Counter[_Place] = Counter()
+        self._urgent: dict[int, tuple[_Kind, _Place]] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -36,6 +37,11 @@ class RowQueue:
         """The row waits, behind all others of its lane."""
         self._put(row, (row.level, False))
 
+    def hurry(self, number: int) -> None:
+        """The row cannot wait for company any more; nothing if it does not wait at all."""
+        if number in self._places:
+            self._urgent[number] = self._places[number]
+
     def delay(self, number: int) -> None:
         """The row is late from now on; one that does not wait any more is none."""
         row = self.remove(number)
@@ -47,6 +53,7 @@ class RowQueue:
         place = self._places.pop(number, None)
         if place is None:
             return None
+        self._urgent.pop(number, None)
         kind, lane = place
         lanes = self._kinds[kind]
         row = lanes[lane].pop(number)
@@ -59,8 +66,10 @@ class RowQueue:
 
     def kinds(self) -> Iterator[Sequence[Lane]]:
         """The lanes of each kind in their order; views, good until the queue changes."""
-        for lanes in self._kinds.values():
-            yield [Lane(*place, rows) for place, rows in sorted(lanes.items(), key=_place_of)]
+        urgent = set(self._urgent.values())
+        for kind, lanes in self._kinds.items():
+            ordered = sorted(lanes.items(), key=_place_of)
+            yield [Lane(*place, rows, (kind, place) in urgent) for place, rows in ordered]
 
     def waiting(self, level: int) -> int:
         """How many rows wait at a level, in time or late."""

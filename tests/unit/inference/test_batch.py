@@ -27,10 +27,11 @@ PREFERRED = BatchLimits(max_batch_size=8, max_queue_delay_s=0.01, preferred_size
 
 @dataclass(frozen=True)
 class Placed:
-    """A row, and whether it is late."""
+    """A row, whether it is late, and whether it can wait for company."""
 
     row: Row
     is_late: bool = False
+    is_urgent: bool = False
 
     @property
     def rank(self) -> tuple[int, bool, int]:
@@ -38,12 +39,14 @@ class Placed:
 
 
 def queue_of(placed: Iterable[Placed]) -> RowQueue:
-    queue, late = RowQueue(), []
+    queue = RowQueue()
     for each in placed:
         queue.add(each.row)
-        late += [each.row.number] if each.is_late else []
-    for number in late:
-        queue.delay(number)
+    for each in placed:
+        if each.is_late:
+            queue.delay(each.row.number)
+        if each.is_urgent:
+            queue.hurry(each.row.number)
     return queue
 
 
@@ -71,7 +74,7 @@ def plain_decision(placed: Sequence[Placed], now_s: float, limits: BatchLimits) 
         reached = [size for size in limits.preferred_sizes if size <= min(most, len(kind))]
         size = reached[-1] if reached else min(most, len(kind))
         due_s = min(each.row.arrived_s for each in eager) + limits.max_queue_delay_s
-        if reached or len(kind) >= most or any(each.is_late for each in eager):
+        if reached or len(kind) >= most or any(each.is_late or each.is_urgent for each in eager):
             due_s = float("-inf")
         if due_s <= now_s:
             due.append((eager[0].rank, tuple(each.row.number for each in ordered[:size])))
@@ -96,7 +99,11 @@ def queues(draw: st.DrawFn, levels: int = 3, *, may_be_late: bool = True) -> lis
     keys, widths = st.sampled_from("ab"), st.sampled_from([8, 256])
     late = st.booleans() if may_be_late else st.just(False)
     return [
-        Placed(Row(n, draw(keys), draw(widths), at, draw(st.integers(1, levels))), draw(late))
+        Placed(
+            Row(n, draw(keys), draw(widths), at, draw(st.integers(1, levels))),
+            draw(late),
+            draw(st.integers(0, 9)) == 9,
+        )
         for n, at in enumerate(arrivals)
     ]
 
@@ -252,6 +259,13 @@ def test_a_late_row_runs_once_nothing_in_time_waits_at_its_level_or_above() -> N
 def test_a_late_row_fills_a_batch_of_its_kind_behind_those_in_time() -> None:
     late = Placed(Row(0, "k", 8, 0.0), is_late=True)
     assert decide([late, Placed(Row(1, "k", 8, 0.0))], 1.0).batch == (1, 0)
+
+
+def test_a_row_that_cannot_wait_for_company_goes_with_the_rest_of_its_kind() -> None:
+    placed = rows(8, 8, 16)
+    hurried = [*placed[:1], Placed(placed[1].row, is_urgent=True), placed[2]]
+    assert decide(placed, 0.0).batch == ()
+    assert decide(hurried, 0.0).batch == (0, 1)
 
 
 def test_an_empty_queue_waits_for_a_row() -> None:

@@ -117,6 +117,20 @@ async def test_a_preferred_size_does_not_wait_for_more() -> None:
 
 
 @virtually
+async def test_a_row_with_little_time_does_not_spend_it_all_on_company() -> None:
+    async with engine_with(max_queue_delay_ms=1000) as engine:
+        began_s = engine.now_s()
+        task = await engine.start(1, deadline_s=began_s + 0.5)
+        await engine.start(2)
+        await asyncio.sleep(0.25)
+        await settle()
+        await engine.finish()
+        assert (await task).results == [2]
+        assert engine.now_s() == began_s + 0.25
+    assert engine.batches == [[1, 2]]
+
+
+@virtually
 async def test_a_deadline_in_the_queue_is_the_callers_own() -> None:
     async with engine_with() as engine:
         await engine.start(1, 2, 3, 4)

@@ -18,6 +18,7 @@ class RowQueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.queue = RowQueue()
         self.expected: list[tuple[Row, bool]] = []
+        self.urgent: set[int] = set()
         self.arrivals = 0
 
     @rule(key=st.sampled_from("ab"), width=st.sampled_from([1, 2]), level=st.sampled_from(LEVELS))
@@ -28,8 +29,14 @@ class RowQueueMachine(RuleBasedStateMachine):
         self.expected.append((row, False))
 
     @rule(number=st.integers(0, 20))
+    def hurry(self, number: int) -> None:
+        self.queue.hurry(number)
+        self.urgent |= {row.number for row, _ in self.expected if row.number == number}
+
+    @rule(number=st.integers(0, 20))
     def delay(self, number: int) -> None:
         self.queue.delay(number)
+        self.urgent.discard(number)
         late = [(row, True) for row, _ in self.expected if row.number == number]
         self.expected = [each for each in self.expected if each[0].number != number] + late
 
@@ -37,6 +44,7 @@ class RowQueueMachine(RuleBasedStateMachine):
     def remove(self, number: int) -> None:
         known = next((row for row, _ in self.expected if row.number == number), None)
         assert self.queue.remove(number) == known
+        self.urgent.discard(number)
         self.expected = [each for each in self.expected if each[0].number != number]
 
     @invariant()
@@ -57,6 +65,7 @@ class RowQueueMachine(RuleBasedStateMachine):
                     if (row.key, row.width, row.level, late) == kind
                 ]
                 found += rows
+                assert lane.is_urgent == any(row.number in self.urgent for row, _ in rows)
         assert len(found) == len(self.expected)
 
     @invariant()
