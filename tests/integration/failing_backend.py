@@ -1,7 +1,11 @@
-"""A backend that computes on another one and fails when it is told to; what is above it is real."""
+"""A backend that computes on another one, and fails or waits when it is told to.
+
+What is above it is real, and so are its results.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +19,12 @@ from services.inference.llm.slot_backend import SlotBackend
 
 @dataclass
 class Trouble:
-    """What every run raises, if anything, and whether a model may be opened."""
+    """What every run raises, if anything, and when runs and openings have to wait."""
 
     error: Exception | None = None
+    runs: int = 0
+    allowed: float = math.inf
+    changed: threading.Condition = field(default_factory=threading.Condition)
     may_open: threading.Event = field(default_factory=threading.Event)
     opened: int = 0
 
@@ -31,7 +38,20 @@ class Trouble:
         self.error = None
         self.may_open.set()
 
+    def hold(self, *, after: int) -> None:
+        """Lets so many runs begin and then none, until `go_on`."""
+        with self.changed:
+            self.allowed = self.runs + after
+
+    def go_on(self) -> None:
+        with self.changed:
+            self.allowed = math.inf
+            self.changed.notify()
+
     def check(self) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.runs < self.allowed)
+            self.runs += 1
         if self.error is not None:
             raise self.error
 
