@@ -53,7 +53,8 @@ def random(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 async def test_a_graph_tells_its_own_signature(tmp_path: Path) -> None:
-    async with serving(graphs.save_conv(tmp_path), **BATCHING) as (_, client):
+    folder = graphs.save_conv(tmp_path)
+    async with serving(folder, instances=2, **BATCHING) as (_, client):
         metadata = await client.get_model_metadata("graph")
         config = (await client.get_model_config("graph")).config
     assert metadata.platform == "onnxruntime_onnx"
@@ -62,6 +63,9 @@ async def test_a_graph_tells_its_own_signature(tmp_path: Path) -> None:
     ]
     assert [(t.name, list(t.shape)) for t in metadata.outputs] == [("probabilities", [-1, 3])]
     assert config.backend == "onnxruntime"
+    assert config.max_batch_size == 8
+    assert [list(each.dims) for each in config.input] == [[3, -1, -1]]
+    assert config.instance_group[0].count == 2
 
 
 async def test_without_batching_a_request_runs_as_it_is(tmp_path: Path) -> None:
@@ -314,3 +318,11 @@ async def test_a_ragged_axis_must_be_one_of_the_graph(
 ) -> None:
     with pytest.raises(FailedPrecondition, match=message):
         await graphs.open_graph(graphs.save_masked_mean(tmp_path), batching={"ragged": [ragged]})
+
+
+async def test_a_graph_without_inputs_has_an_answer_all_the_same(tmp_path: Path) -> None:
+    value = numpy_helper.from_array(np.array([1.5, 2], "f"))
+    nodes = [graphs.node("Constant", [], ["always"], value=value)]
+    folder = graphs.save(tmp_path, nodes, [], [graphs.tensor("always", [2])])
+    async with serving(folder) as (_, client):
+        assert (await ask(client, {}))["always"].tolist() == [1.5, 2]

@@ -36,6 +36,8 @@ def make_signature(
             raise FailedPrecondition(
                 f"input {tensor.name!r} has no shape: the protocol needs its number of axes"
             )
+    if batching is not None and not inputs:
+        raise FailedPrecondition("batching: the graph has no inputs that could have rows")
     if batching is not None:
         _check_batch_axis("input", inputs, rankless)
         _check_batch_axis("output", outputs, rankless)

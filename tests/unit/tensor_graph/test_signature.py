@@ -51,6 +51,12 @@ def test_batching_needs_a_free_first_axis_everywhere(tensor: GraphTensor, shape:
     assert signature(Y, tensor).batching is None
 
 
+def test_without_inputs_there_are_no_rows() -> None:
+    with pytest.raises(FailedPrecondition, match="batching: the graph has no inputs"):
+        signature(Y, inputs=(), batching=BatchingOptions())
+    assert signature(Y, inputs=()).inputs == ()
+
+
 def test_what_has_no_shape_may_be_an_output_only() -> None:
     assert signature(SCALAR, rankless=("s",), batching=BatchingOptions()).outputs
     with pytest.raises(FailedPrecondition, match="input 's' has no shape"):
