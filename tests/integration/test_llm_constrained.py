@@ -115,16 +115,17 @@ def ask(constraint: Constraint | None, sampling: SamplingRequest = MANNERS[0]) -
     return GenerationRequest(PROMPT, sampling, max_tokens=160, constraint=constraint)
 
 
+@pytest.mark.timeout(300)
 async def test_every_answer_is_of_its_form_alone_and_among_others(
     demo_models: Any, cache_dir: Path
 ) -> None:
-    asked = [ask(form, manner) for (form, _), manner in product(FORMS, MANNERS)]
-    free = [replace(ask(None, manner), max_tokens=40) for manner in MANNERS]
+    plans = [(FORMS[0], MANNERS[0]), *product(FORMS, MANNERS[1:])]
+    asked = [ask(form, manner) for (form, _), manner in plans]
+    free = [replace(ask(None, manner), max_tokens=24) for manner in MANNERS[1:]]
     async with open_model(demo_models.smollm2_gguf, cache_dir) as model:
         alone = [await model.generate_text(request) for request in asked + free]
         together = await asyncio.gather(*map(model.generate_text, asked + free))
-    checks = [check for (_, check), _ in product(FORMS, MANNERS)]
-    for answer, check in zip(together, checks, strict=False):
+    for answer, ((_, check), _) in zip(together, plans, strict=False):
         assert answer.finished.reason is FinishReason.STOP, answer.text
         assert check(answer.text), answer.text
     for one, other in zip(alone, together, strict=True):
