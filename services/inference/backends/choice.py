@@ -47,6 +47,7 @@ class Opening:
 
     backend: str
     remark: str = ""
+    device: Device = Device.CPU
 
 
 def choose(wanted: str, offers: Sequence[Offer]) -> Choice:
@@ -80,7 +81,9 @@ def open_first(
     Raises:
         FailedPrecondition: none takes it; the message has every reason.
     """
-    choice = choose(wanted, [offer(backend) for backend in backends])
+    offers = [offer(backend) for backend in backends]
+    choice = choose(wanted, offers)
+    devices = {each.name: each.device or Device.CPU for each in offers}
     by_name = {backend.name: backend for backend in backends}
     refusals = list(choice.refusals)
     for name in choice.order:
@@ -90,7 +93,7 @@ def open_first(
             _log.warning("backend refused a model", backend=name, reason=refusal.message)
             refusals.append(refusal)
             continue
-        return opened, Opening(name, remark(wanted, name, refusals))
+        return opened, Opening(name, remark(wanted, name, refusals), devices[name])
     raise FailedPrecondition(f"no backend runs this model: {_list(refusals)}")
 
 

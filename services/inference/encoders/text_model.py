@@ -68,6 +68,7 @@ class TextModel:
         self.version = spec.version
         self.backend = encoder.opening.backend
         self.remark = encoder.opening.remark
+        self.device = encoder.opening.device
         self.memory_bytes = encoder.memory_bytes
         self.signature = Signature(
             platform=session.PLATFORM,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mesh.errors import InvalidArgument
+from services.inference.backends.backend import Device
 from services.inference.llm.answer import Task
 from services.inference.llm.architecture import TextRules
 from services.inference.llm.chat_template import ChatTemplate
@@ -67,10 +68,12 @@ class LoadedLanguageModel:
         meter: Callable[[int], RequestMeter],
         lifetime: AsyncExitStack,
         remark: str = "",
+        device: Device = Device.CPU,
     ) -> None:
         self.name = name
         self.version = version
         self.remark = remark
+        self.device = device
         self.vocabulary = vocabulary
         self._rules = rules
         self._template = ChatTemplate(rules, datetime.now)

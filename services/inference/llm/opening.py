@@ -67,6 +67,7 @@ async def open_language_model(
         meter=meter,
         lifetime=lifetime,
         remark=opening.remark,
+        device=opening.device,
     )
 
 

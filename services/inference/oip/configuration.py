@@ -15,7 +15,7 @@ from mesh.pb import inference_pb2 as oip
 from mesh.pb import model_config_pb2 as config
 from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_model import Signature, TensorSpec
-from services.inference.oip.description import is_on_gpu, platform_of
+from services.inference.oip.description import device_of, platform_of
 
 US_PER_MS = 1000
 
@@ -70,8 +70,7 @@ def _policy(policy: QueuePolicy) -> config.ModelQueuePolicy:
 
 
 def _instance_group(model: LoadedModel, signature: Signature) -> config.ModelInstanceGroup:
-    kinds = config.ModelInstanceGroup
-    kind = kinds.KIND_GPU if is_on_gpu(model.backend) else kinds.KIND_CPU
+    kind = f"KIND_{device_of(model).name}"
     return config.ModelInstanceGroup(name=model.name, kind=kind, count=signature.instances)
 
 

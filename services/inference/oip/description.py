@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from mesh.pb import inference_pb2 as oip
+from services.inference.backends.backend import Device
 from services.inference.models.state import ModelStatus
 from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_model import Signature, TensorSpec
@@ -16,7 +17,14 @@ _PLATFORMS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Triton's names for what runs on a backend."""
 
-_ON_GPU: Final = frozenset({"tensorrt"})
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A loaded version that says where it computes."""
+
+    @property
+    def device(self) -> Device:
+        """Where."""
 
 
 def platform_of(model: LoadedModel, signature: Signature) -> str:
@@ -24,9 +32,9 @@ def platform_of(model: LoadedModel, signature: Signature) -> str:
     return _PLATFORMS.get(model.backend, signature.platform)
 
 
-def is_on_gpu(backend: str) -> bool:
-    """Whether a backend computes on a GPU and nowhere else."""
-    return backend in _ON_GPU
+def device_of(model: LoadedModel | None) -> Device:
+    """Where a model computes; one that does not say so needs nothing but the CPU."""
+    return model.device if isinstance(model, OnDevice) else Device.CPU
 
 
 def model_metadata(
@@ -47,7 +55,6 @@ def model_metadata(
     )
 
 
-def memory_usage(status: ModelStatus) -> oip.MemoryUsage:
+def memory_usage(status: ModelStatus, model: LoadedModel | None) -> oip.MemoryUsage:
     """What a version takes of the machine's memory."""
-    kind = "GPU" if is_on_gpu(status.backend) else "CPU"
-    return oip.MemoryUsage(type=kind, id=0, byte_size=status.memory_bytes)
+    return oip.MemoryUsage(type=device_of(model).name, id=0, byte_size=status.memory_bytes)

@@ -148,7 +148,8 @@ class OipServicer(RepositoryServicer, OipMethods):
 
     def _counts(self, status: ModelStatus) -> oip.ModelStatistics:
         counts = self._models.statistics(status.model, status.version).snapshot()
-        counts.memory_usage.append(memory_usage(status))
+        loaded = self._models.find(status.model, str(status.version), None)
+        counts.memory_usage.append(memory_usage(status, loaded))
         return counts
 
     def _resolve(self, name: str, version: str, context: grpc.aio.ServicerContext) -> LoadedModel:

@@ -94,6 +94,7 @@ class GraphModel:
         self.name = spec.manifest.name
         self.version = spec.version
         self.backend = graph.opening.backend
+        self.device = graph.opening.device
         self.remark = remark
         self.memory_bytes = graph.instances.memory_bytes
         self.signature = graph.signature

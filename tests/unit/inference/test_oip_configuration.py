@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+
+import pytest
 
 from mesh.batching_options import BatchingOptions, QueuePolicy
 from mesh.pb import model_config_pb2 as config
+from services.inference.backends.backend import Device
 from services.inference.models.state import ModelStatus
 from services.inference.models.tensor_model import Signature, TensorSpec
 from services.inference.oip.configuration import model_config
 from services.inference.oip.description import memory_usage
 from tests.integration.echo_model import EchoModel
+
+
+@dataclass
+class OnDevice(EchoModel):
+    device: Device = Device.CPU
+
 
 INPUT = TensorSpec("text", "BYTES", (-1,))
 OUTPUT = TensorSpec("scores", "FP32", (-1, 2), ("no", "yes"))
@@ -56,15 +66,24 @@ def test_a_model_without_batching_has_whole_shapes() -> None:
     assert not made.model_transaction_policy.decoupled
 
 
-def test_the_platform_and_device_are_those_of_the_backend_in_use() -> None:
-    for backend, platform, kind in (
-        ("onnxruntime", "onnxruntime_onnx", "CPU"),
-        ("tensorrt", "tensorrt_plan", "GPU"),
-        ("echo", "p", "CPU"),
-    ):
-        made = described(Signature("p"), backend)
-        assert (made.backend, made.platform) == (backend, platform)
-        status = ModelStatus("m", 3, backend=backend, memory_bytes=9)
-        usage = memory_usage(status)
-        assert (usage.type, usage.byte_size) == (kind, 9)
-        assert made.instance_group[0].kind == config.ModelInstanceGroup.Kind.Value(f"KIND_{kind}")
+@pytest.mark.parametrize(
+    ("backend", "platform"),
+    [("onnxruntime", "onnxruntime_onnx"), ("tensorrt", "tensorrt_plan"), ("echo", "p")],
+)
+def test_the_platform_is_that_of_the_backend_in_use(backend: str, platform: str) -> None:
+    made = described(Signature("p"), backend)
+    assert (made.backend, made.platform) == (backend, platform)
+
+
+@pytest.mark.parametrize("device", Device)
+def test_the_device_is_that_of_the_model(device: Device) -> None:
+    model = OnDevice("m", Signature("p"), device=device)
+    (group,) = model_config(model, model.signature).config.instance_group
+    assert group.kind == config.ModelInstanceGroup.Kind.Value(f"KIND_{device.name}")
+    usage = memory_usage(ModelStatus("m", 3, memory_bytes=9), model)
+    assert (usage.type, usage.byte_size) == (device.name, 9)
+
+
+def test_what_does_not_say_where_it_computes_needs_the_cpu_alone() -> None:
+    assert memory_usage(ModelStatus("m", 3), EchoModel("m", Signature("p"))).type == "CPU"
+    assert memory_usage(ModelStatus("m", 3), None).type == "CPU"
