@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from mesh.local.cache import find_cache_dir
 from mesh.local.demo_models import DemoModels, obtain_demo_models
 from mesh.local.toolchain import find_consul, find_envoy
 
 # How long an example takes says how busy the machine is, not whether the code is right.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
