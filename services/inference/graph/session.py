@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ PLATFORM = "onnxruntime_onnx"
 VERSION: str = onnxruntime.__version__
 """Part of the key of a compiled graph."""
 
+_PROCESSOR = Path("/proc/cpuinfo")
 # Errors are raised; a line on stderr for each would be the callers' to write.
 _LOG_FATAL_ONLY = 4
 _ONNX_BF16 = 16
@@ -74,6 +76,9 @@ class GraphSession:
     is_concurrent = True
 
     def __init__(self, graph: Path, settings: BackendSettings) -> None:
+        # Its other form of attention shares out one row's keys among idle threads, so that the last
+        # bits of a row depend on how many rows there are beside it; and it is slower in float32.
+        os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "1"
         try:
             self._session = onnxruntime.InferenceSession(
                 str(graph), _options(settings), providers=["CPUExecutionProvider"]
@@ -163,7 +168,17 @@ def _options(settings: BackendSettings) -> Any:
     # A thread that spins while it waits answers sooner, and takes the core from everybody else.
     spin = str(int(settings.spin))
     options.add_session_config_entry("session.intra_op.allow_spinning", spin)
+    # Products of int8 overflow on x86 processors without VNNI, unless ONNX Runtime takes care; on
+    # the others that care halves their speed.
+    options.add_session_config_entry("session.x64quantprecision", str(int(not _has_vnni())))
     return options
+
+
+def _has_vnni() -> bool:
+    try:
+        return "vnni" in _PROCESSOR.read_text()
+    except OSError:
+        return False  # another system than Linux
 
 
 @contextmanager

@@ -117,3 +117,18 @@ def _round_again(matrix: BlockInt8, values: NDArray[np.float32], which: NDArray[
 
 def _halves(data: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(data).view(np.float16)[:, :, 0].astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class RowInt8:
+    """A matrix: codes `[rows, columns]`, scales `[rows]`."""
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+
+def quantize_rows(weight: NDArray[np.float32]) -> RowInt8:
+    """Rounds each row of a matrix by a step of its own."""
+    scales = (np.abs(weight).max(axis=1) / _LARGEST).astype(np.float32)
+    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
+    return RowInt8(np.rint(weight * inverse[:, None]).astype(np.int8), scales)
