@@ -8,8 +8,11 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from mesh.errors import DeadlineExceeded, InvalidArgument, QueueFull, Unavailable
+from services.inference.backends.backend import BackendSettings
+from services.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
 from services.inference.llm.chat_template import ChatMessage
 from services.inference.llm.model import Text
 from services.inference.llm.request import (
@@ -20,6 +23,7 @@ from services.inference.llm.request import (
     SamplingRequest,
     Started,
 )
+from tests.integration.failing_backend import FailingBackend, Trouble
 from tests.integration.llm_support import chat, golden, golden_request, open_model
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ def mixed_requests(count: int) -> list[GenerationRequest]:
             max_tokens=chance.randrange(1, 24),
             stop=chance.choice([(), (" the", "\n\n")]),
             logprobs=chance.choice([None, None, 2]),
+            session=chance.choice([None, "ann", "bob"]),
+            priority=chance.choice([-1, 0, 0, 1]),
         )
         for _ in range(count)
     ]
@@ -82,6 +88,7 @@ async def test_a_batched_answer_is_the_answer_alone(
         demo_models.smollm2_gguf,
         cache_dir,
         weights=weights,
+        slots=6,
         prefill_chunk_tokens=48,
         max_context_tokens=1024,
     ) as model:
@@ -161,6 +168,38 @@ async def test_a_broken_off_answer_is_taken_up_by_another_node(
             )
         )
     assert (done.token_ids, done.finished.reason) == ((), FinishReason.LENGTH)
+
+
+async def test_an_answer_that_gave_way_goes_on_to_the_bit(
+    demo_models: Any, cache_dir: Path
+) -> None:
+    registry = CollectorRegistry()
+    sampling = SamplingRequest(temperature=0.9, seed=11)
+    lesser = GenerationRequest(
+        "Once upon a time", sampling, max_tokens=60, ignore_eos=True, priority=1
+    )
+    urgent = GenerationRequest("The", GREEDY, max_tokens=6, ignore_eos=True)
+    runs = Trouble()
+    backends = [FailingBackend(OnnxRuntimeBackend(BackendSettings()), runs)]
+    async with open_model(
+        demo_models.smollm2_gguf, cache_dir, registry, backends=backends, slots=1
+    ) as model:
+        expected = await alone(model, [lesser, urgent])
+        runs.hold(after=20)
+        stream = model.generate(lesser)
+        events = [await anext(stream)]
+        asked = asyncio.create_task(model.generate_text(urgent))
+        while not model.occupancy.waiting:
+            await asyncio.sleep(0)
+        runs.go_on()
+        second = await asked
+        events += [event async for event in stream]
+    tokens = [token for event in events if isinstance(event, Delta) for token in event.token_ids]
+    assert tuple(tokens) == expected[0].token_ids
+    assert second.token_ids == expected[1].token_ids
+    assert sum(isinstance(event, Started) for event in events) == 1
+    labels = {"model_name": "smollm2", "engine": "1"}
+    assert registry.get_sample_value("vllm:num_preemptions_total", labels) == 1
 
 
 async def test_tokens_are_streamed_as_they_are_made(demo_models: Any, cache_dir: Path) -> None:

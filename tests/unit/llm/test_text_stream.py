@@ -39,6 +39,30 @@ def test_broken_bytes_are_replaced_as_when_decoded_at_once(data: bytes, places: 
     assert whole in (text, text + "\N{REPLACEMENT CHARACTER}")
 
 
+# Whole characters of every length, pieces of them, and bytes that are never UTF-8.
+pieces = st.one_of(
+    st.sampled_from(["a", "\u00e9", "\u20ac", "\U0001f337"]).map(str.encode),
+    st.sampled_from([b"\xf0", b"\xf0\x9f", b"\x8c", b"\xe2\x82", b"\xc3", b"\xff", b"\xc0\x80"]),
+)
+
+
+@given(
+    st.lists(pieces, max_size=30).map(b"".join),
+    st.lists(st.integers(0, 1000)),
+    st.lists(st.sampled_from(["a", "\u00e9a", "\u20ac\U0001f337", "\ufffd"]), max_size=2),
+)
+def test_half_a_character_is_never_said_whatever_the_tokens_are(
+    data: bytes, places: list[int], stops: list[str]
+) -> None:
+    texts, stopped = run(cut(data, places), tuple(stops))
+    whole = data.decode(errors="replace")
+    said = "".join(texts)
+    # What is said of the first tokens stays the beginning of what all of them say.
+    assert whole.startswith(said)
+    if not stopped:
+        assert whole in (said, said + "\N{REPLACEMENT CHARACTER}")
+
+
 @given(
     st.text("abc", max_size=30),
     st.lists(st.integers(0, 1000)),
