@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.inference.backends.backend import BackendFailed, BackendUnavailable, Obstacle
+from services.inference.backends.backend import (
+    BackendFailed,
+    BackendLost,
+    BackendUnavailable,
+    Obstacle,
+)
 from services.inference.backends.tensorrt.gpu import (
     Architecture,
     GpuFacts,
@@ -24,6 +29,21 @@ from services.inference.backends.tensorrt.gpu import (
 
 _BACKEND = "tensorrt"
 _NAME_BYTES = 256
+# After these the context answers every call with the same: nothing here can go on.
+_LOST = {
+    "CUDA_ERROR_ILLEGAL_ADDRESS",
+    "CUDA_ERROR_LAUNCH_FAILED",
+    "CUDA_ERROR_LAUNCH_TIMEOUT",
+    "CUDA_ERROR_MISALIGNED_ADDRESS",
+    "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+    "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+    "CUDA_ERROR_INVALID_PC",
+    "CUDA_ERROR_HARDWARE_STACK_ERROR",
+    "CUDA_ERROR_ECC_UNCORRECTABLE",
+    "CUDA_ERROR_ASSERT",
+    "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+    "CUDA_ERROR_DEVICE_UNAVAILABLE",
+}
 
 
 class CudaGpu:
@@ -126,13 +146,18 @@ class CudaGpu:
         self._call("cuDevicePrimaryCtxRelease", self._device)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        code, *values = getattr(self._driver, name)(*arguments)
+        try:
+            code, *values = getattr(self._driver, name)(*arguments)
+        except RuntimeError as error:  # a driver that is too old for the function
+            raise BackendFailed(f"CUDA: {name}: {error}") from error
         self._check(name, code)
         return values[0] if len(values) == 1 else tuple(values)
 
     def _check(self, name: str, code: Any) -> None:
-        if code != self._driver.CUresult.CUDA_SUCCESS:
-            raise BackendFailed(f"CUDA: {name}: {code.name}")
+        if code == self._driver.CUresult.CUDA_SUCCESS:
+            return
+        kind = BackendLost if code.name in _LOST else BackendFailed
+        raise kind(f"CUDA: {name}: {code.name}")
 
 
 def open_gpu() -> CudaGpu:
