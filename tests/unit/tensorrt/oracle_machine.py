@@ -29,6 +29,8 @@ class OracleMachine:
         self.may_build = threading.Event()
         self.may_build.set()
         self.refusal: BackendUnavailable | None = None
+        self.build_failure = ""
+        self.tilt = 0.0
         self.capacity_bytes = 1 << 30
         self.built: list[BuildJob] = []
         self.gpus: list[HostGpu] = []
@@ -46,8 +48,8 @@ class OracleMachine:
         return OracleBuild(self)
 
     def finish(self, job: BuildJob) -> None:
-        if self.refusal is not None:
-            raise self.refusal
+        if self.build_failure:
+            raise BackendUnavailable("tensorrt", Obstacle.BUILD_FAILED, self.build_failure)
         self.built.append(job)
         kept = self.folder / str(len(self.built))
         shutil.copytree(job.graph.parent, kept)
@@ -57,7 +59,10 @@ class OracleMachine:
     def load(self, plan: bytes, gpu: Gpu, kernels: Path) -> OracleEngine:
         del gpu, kernels
         job = read_job(json.loads(plan))
-        return OracleEngine(job.graph, job.profiles)
+        return OracleEngine(job.graph, job.profiles, tilt=self.tilt)
+
+    def refuse_builds(self, detail: str) -> None:
+        self.build_failure = detail
 
     def refuse(self, obstacle: Obstacle, detail: str) -> None:
         self.refusal = BackendUnavailable("tensorrt", obstacle, detail)
