@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
 
 from tests.e2e.harness import Mesh
 from tests.integration.onnx_graphs import save_mlp
@@ -24,10 +25,17 @@ def publish(mesh: Mesh, place: Path, client: triton_grpc.InferenceServerClient, 
     assert done.returncode == 0, done.stderr
     name = str(json.loads(done.stdout)["model"])
     deadline = time.monotonic() + 60
-    while not client.is_model_ready(name):
+    while not is_ready(client, name):
         assert time.monotonic() < deadline, mesh.command("status").stdout
         time.sleep(0.1)
     return name
+
+
+def is_ready(client: triton_grpc.InferenceServerClient, name: str) -> bool:
+    try:
+        return bool(client.is_model_ready(name))
+    except InferenceServerException:  # the gateway has not heard of it yet
+        return False
 
 
 @pytest.mark.parametrize("external", [False, True])

@@ -32,7 +32,7 @@ from services.inference.tensor_graph.texts import as_bytes, read_array
 Answer = tuple[Tensors, Timing]
 
 
-class Queue(Protocol):
+class Answerer(Protocol):
     """How requests get to the graph."""
 
     async def answer(self, tensors: Tensors, terms: Terms) -> Answer:
@@ -42,7 +42,7 @@ class Queue(Protocol):
         """Returns when run after run has failed, and `probe` too; says why."""
 
 
-class RowQueue:
+class RowAnswerer:
     """Every row waits for company by itself."""
 
     def __init__(self, batcher: Batcher[TensorRow, Tensors], graph: LoadedGraph) -> None:
@@ -62,7 +62,7 @@ class RowQueue:
         return await self._batcher.broken(probe)
 
 
-class RequestQueue:
+class RequestAnswerer:
     """Every request runs by itself."""
 
     def __init__(self, batcher: Batcher[Tensors, Tensors]) -> None:
@@ -85,7 +85,7 @@ class GraphModel:
         self,
         spec: VersionSpec,
         graph: LoadedGraph,
-        queue: Queue,
+        answerer: Answerer,
         sample: Tensors | None,
         remark: str,
         *,
@@ -100,7 +100,7 @@ class GraphModel:
         self.signature = graph.signature
         self._manifest = spec.manifest
         self._company = graph.company
-        self._queue = queue
+        self._answerer = answerer
         self._sample = sample
         self._lifetime = lifetime
 
@@ -110,7 +110,7 @@ class GraphModel:
     async def infer(self, inputs: tuple[Tensor, ...], terms: Terms) -> TensorAnswer:
         """The graph's outputs."""
         tensors = {tensor.name: read_array(tensor) for tensor in inputs}
-        outputs, timing = await self._queue.answer(tensors, terms)
+        outputs, timing = await self._answerer.answer(tensors, terms)
         specs = self.signature.outputs
         return TensorAnswer(
             outputs=tuple(_write(spec.name, spec.datatype, outputs) for spec in specs),
@@ -123,13 +123,13 @@ class GraphModel:
 
     async def broken(self) -> str:
         """Returns when the engine can do no more, and says why."""
-        return await self._queue.broken(self._probe)
+        return await self._answerer.broken(self._probe)
 
     async def _probe(self) -> None:
         """Asks for what it could do when it was opened."""
         if self._sample is None:
             raise Internal("run after run fails")
-        await self._queue.answer(self._sample, ANY_TIME)
+        await self._answerer.answer(self._sample, ANY_TIME)
 
     async def close(self) -> None:
         """Ends the queue, then the engine."""

@@ -21,7 +21,7 @@ from services.inference.models.tensor_model import Signature
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.tensor_graph.company import Company
 from services.inference.tensor_graph.loaded_graph import LoadedGraph
-from services.inference.tensor_graph.model import GraphModel, Queue, RequestQueue, RowQueue
+from services.inference.tensor_graph.model import Answerer, GraphModel, RequestAnswerer, RowAnswerer
 from services.inference.tensor_graph.onnx_file import find_onnx, tensors_without_rank
 from services.inference.tensor_graph.ragged_axes import make_ragged
 from services.inference.tensor_graph.signature import make_signature
@@ -40,9 +40,9 @@ async def open_onnx_model(folder: Path, spec: VersionSpec, place: TensorPlace) -
     graph = tried.graph
     async with AsyncExitStack() as opened:
         opened.push_async_callback(asyncio.to_thread, graph.instances.close)
-        queue = await opened.enter_async_context(_open_queue(graph, spec, place))
+        answerer = await opened.enter_async_context(_open_queue(graph, spec, place))
         remark = "; ".join(each for each in (graph.opening.remark, tried.remark) if each)
-        return GraphModel(spec, graph, queue, tried.sample, remark, lifetime=opened.pop_all())
+        return GraphModel(spec, graph, answerer, tried.sample, remark, lifetime=opened.pop_all())
 
 
 def load_onnx(folder: Path, spec: VersionSpec, place: TensorPlace) -> Tried:
@@ -92,7 +92,7 @@ def _ragged(manifest: Manifest, instances: InstanceGroup) -> tuple[RaggedAxis, .
 @asynccontextmanager
 async def _open_queue(
     graph: LoadedGraph, spec: VersionSpec, place: TensorPlace
-) -> AsyncIterator[Queue]:
+) -> AsyncIterator[Answerer]:
     meter = place.metrics.meter(spec.manifest.name, spec.version)
     options = graph.signature.batching or BatchingOptions()
     if graph.company in (None, Company.NONE):
@@ -100,9 +100,9 @@ async def _open_queue(
         async with open_batcher(
             spec.manifest.name, graph.request_runs, options, meter, max_rows=place.max_queue_rows
         ) as requests:
-            yield RequestQueue(requests)
+            yield RequestAnswerer(requests)
     else:
         async with open_batcher(
             spec.manifest.name, graph.row_runs, options, meter, max_rows=place.max_queue_rows
         ) as rows:
-            yield RowQueue(rows, graph)
+            yield RowAnswerer(rows, graph)
