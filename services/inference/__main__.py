@@ -16,6 +16,7 @@ from services.inference.allocator import bound_arenas
 from services.inference.bindings import make_bindings
 from services.inference.models.announcement import Announcement
 from services.inference.models.loader import ModelLoader
+from services.inference.models.memory import Memory
 from services.inference.models.metrics import ModelCollector
 from services.inference.models.placement_watch import PlacementWatch
 from services.inference.models.residence import Residence
@@ -43,10 +44,13 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             asyncio.TaskGroup() as tasks,
         ):
             telemetry.metrics.register(ModelCollector(table))
+            memory = Memory(settings.memory_budget, table.usage)
+            table.follow_idle(memory.notify)
             meta = {
                 "node": node,
                 "metrics_port": str(telemetry.metrics_port),
                 "formats": ",".join(sorted(loader.formats)),
+                "memory_bytes": str(settings.memory_budget),
             }
             host = settings.listen.rpartition(":")[0]
             instance = Instance(owner, NAME, host, server.port, meta=meta)
@@ -62,6 +66,8 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
                     announce=Announcement(table, registration, server.health).renew,
                     loads=asyncio.Semaphore(settings.concurrent_loads),
                     unload_timeout_s=settings.unload_timeout_s,
+                    memory=memory,
+                    measure=loader.measure,
                 )
                 placement = catalog.watch_key(PLACEMENTS_PREFIX + node)
                 follower = PlacementWatch(node, residence, make_lifetime)

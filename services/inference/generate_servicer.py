@@ -91,7 +91,9 @@ class ModelStatus(Protocol):
 class ModelTable(Protocol):
     """The node's model versions."""
 
-    def resolve(self, name: str, version: str, metadata_version: str | None) -> Any:
+    async def resolve(
+        self, name: str, version: str, metadata_version: str | None, timeout_s: float | None
+    ) -> Any:
         """The loaded model that a request means; raises ModelNotFound or ModelNotReady."""
 
     def statistics(self, model: str, version: int) -> VersionStatistics:
@@ -113,7 +115,7 @@ class NodeServicer:
         self, request: node_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[node_pb2.GenerateResponse]:
         """Streams one generation."""
-        model = self._resolve(request, context)
+        model = await self._resolve(request, context)
         statistics = self._models.statistics(model.name, model.version)
         with (
             statistics.measure_decoupled() as measured,
@@ -138,11 +140,12 @@ class NodeServicer:
         del request, context
         return node_pb2.ListModelsResponse(models=map(_status, self._models.statuses()))
 
-    def _resolve(
+    async def _resolve(
         self, request: node_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> LoadedLanguageModel:
-        model = self._models.resolve(
-            request.model_name, request.model_version, _routed_version(context)
+        routed, timeout_s = _routed_version(context), remaining_s(context)
+        model = await self._models.resolve(
+            request.model_name, request.model_version, routed, timeout_s
         )
         if not isinstance(model, LoadedLanguageModel):
             raise InvalidArgument(

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from mesh.settings import ServiceSettings
+from services.inference.capacity import memory_bytes
 
 
 class NodeSettings(ServiceSettings):
@@ -27,6 +28,17 @@ class NodeSettings(ServiceSettings):
     """Rows that may wait for one tensor model before callers are told to come back."""
     unload_timeout_s: float = Field(default=300.0, ge=0)
     """How long a model that was taken away waits for the answers that are under way."""
+
+    memory_budget_bytes: int | None = Field(default=None, ge=0)
+    """What the node's models may take of memory together; by default four fifths of what the
+    machine has, or the container."""
+
+    @property
+    def memory_budget(self) -> int:
+        """The budget in force."""
+        if self.memory_budget_bytes is not None:
+            return self.memory_budget_bytes
+        return memory_bytes() * 4 // 5
 
     @property
     def artefact_store_url(self) -> str:

@@ -60,7 +60,9 @@ class Models:
         self.asked: list[tuple[str, str, str | None]] = []
         self.counts = VersionStatistics(model.name, model.version)
 
-    def resolve(self, name: str, version: str, metadata_version: str | None) -> Any:
+    async def resolve(
+        self, name: str, version: str, metadata_version: str | None, timeout_s: float | None
+    ) -> Any:
         self.asked.append((name, version, metadata_version))
         known = {"smollm2": self._model, "identity": object()}
         if name not in known:

@@ -296,7 +296,7 @@ async def test_a_model_in_use_outlives_its_removal(rig: NodeRig) -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def use() -> None:
-        rig.table.resolve("identity", "1", None)
+        await rig.table.resolve("identity", "1", None)
         entered.set()
         await leave.wait()
 

@@ -133,7 +133,7 @@ class GgufModel:
     def _begins_with_bos(self) -> bool:
         """What readers do where the file does not say."""
         kind, pre = self.field("tokenizer.ggml.model"), self.field("tokenizer.ggml.pre")
-        return kind == "llama" or pre == "llama-bpe"
+        return bool(kind == "llama" or pre == "llama-bpe")
 
     def _sampling_defaults(self) -> SamplingDefaults:
         plain = SamplingDefaults()

@@ -5,6 +5,7 @@ The one place that knows which kind of model is opened by whom; a further kind i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.opening import open_language_model
 from services.inference.models.identity import open_identity
 from services.inference.models.improvement import Improvement
+from services.inference.models.needs import count_bytes
 from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.settings import NodeSettings
@@ -40,9 +42,10 @@ class ModelLoader:
         self._store = ArtefactStore(settings.artefact_store_url)
         cache_dir = settings.state_dir / "cache"
         self._artefacts = cache_dir / "artefacts"
+        self._compiled = cache_dir / "compiled"
         backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
         backends = make_backends(backend, self._store)
-        self._openers = make_openers(settings, cache_dir / "compiled", metrics, backends)
+        self._openers = make_openers(settings, self._compiled, metrics, backends)
         self.improve = Improvement(backends, self.open)
 
     @property
@@ -59,6 +62,12 @@ class ModelLoader:
             raise FailedPrecondition(f"this node runs no models of {kind[0]} for {kind[1]}")
         folder = await self._store.materialize(spec.files, self._artefacts)
         return await opener(folder, spec)
+
+    async def measure(self, assignment: Assignment) -> int:
+        """How much memory a version is going to take; fetches its files, if it must."""
+        spec = assignment.spec
+        folder = await self._store.materialize(spec.files, self._artefacts)
+        return await asyncio.to_thread(count_bytes, folder, spec, self._compiled)
 
 
 def make_openers(

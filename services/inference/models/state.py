@@ -4,7 +4,8 @@
 
 A version is registered before anything of it is loaded, so that callers learn what is going on; a
 load that fails leads back to UNAVAILABLE with its reason, to be tried again, and so does an engine
-that breaks while it serves. What has been unloaded
+that breaks while it serves. A version that has been paged out of memory is READY all the same, and
+says so in its reason: it answers, and the first answer takes longer. What has been unloaded
 stays known: a caller whose route is a moment old gets "unloaded", which a proxy may try elsewhere,
 and not "does not exist", which it may not.
 """
@@ -35,6 +36,8 @@ class Change(Enum):
     LOAD_BEGAN = "load began"
     LOADED = "loaded"
     MOVED = "moved"
+    PAGED_OUT = "paged out"
+    PAGED_IN = "paged in"
     LOAD_FAILED = "load failed"
     BROKE = "broke"
     RECOVERED = "recovered"
@@ -52,6 +55,8 @@ _TRANSITIONS: Final[Mapping[tuple[ModelState, Change], ModelState]] = MappingPro
         (_S.LOADING, _C.LOAD_FAILED): _S.UNAVAILABLE,
         (_S.LOADING, _C.REMOVED): _S.UNLOADED,
         (_S.READY, _C.MOVED): _S.READY,
+        (_S.READY, _C.PAGED_OUT): _S.READY,
+        (_S.READY, _C.PAGED_IN): _S.READY,
         (_S.READY, _C.BROKE): _S.UNAVAILABLE,
         (_S.READY, _C.REMOVED): _S.DRAINING,
         (_S.DRAINING, _C.DRAINED): _S.UNLOADED,

@@ -2,17 +2,20 @@
 
 A version is in use for as long as the task runs that has resolved it. Each call is one task, so a
 servicer resolves and need not give back, and a call that is cancelled or dies lets go at once.
-The table decides nothing about loading; it is told what happened.
+Whoever asks for a version that has been paged out waits until it is back in memory. The table
+decides nothing about loading; it is told what happened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+from mesh.errors import DeadlineExceeded
 from mesh.logs import get_logger
 from services.inference.allocator import give_back
 from services.inference.models.choice import choose_version, requested_version
@@ -68,12 +71,23 @@ class _Retired:
     users: frozenset[asyncio.Task[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Whether a version is answering, and when it last was, on the monotonic clock."""
+
+    is_idle: bool = True
+    last_used_s: float = 0.0
+
+
 @dataclass(slots=True)
 class _Entry:
     status: ModelStatus
     statistics: VersionStatistics
     loaded: LoadedModel | None = None
     users: set[asyncio.Task[Any]] = field(default_factory=set)
+    last_used_s: float = 0.0
+    is_paged_out: bool = False
+    demanded: asyncio.Event = field(default_factory=asyncio.Event)
     retired: list[_Retired] = field(default_factory=list)
     changes: Counter[Change] = field(default_factory=Counter)
 
@@ -81,32 +95,73 @@ class _Entry:
 class ModelTable:
     """Every version that the node holds, is about to hold, or has held."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._entries: dict[Key, _Entry] = {}
         self._changed = asyncio.Event()
+        self._clock = clock
+        self._on_idle: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:
         held = (f"{each.reference} {each.state.name}" for each in self.statuses())
         return f"<ModelTable {', '.join(held)}>"
 
-    def resolve(self, name: str, version: str, metadata_version: str | None) -> Any:
+    async def resolve(
+        self,
+        name: str,
+        version: str,
+        metadata_version: str | None,
+        timeout_s: float | None = None,
+    ) -> Any:
         """The loaded model that a request means; it stays until the calling task has ended.
 
         Raises:
             InvalidArgument: no name, or versions that contradict each other.
             ModelNotFound: the node has no such model or version.
             ModelNotReady: it has, but cannot answer with it now.
+            DeadlineExceeded: it was not back in memory in time.
         """
         entry = self._entry(name, version, metadata_version)
+        if entry.is_paged_out:
+            entry = await self._paged_in(name, version, metadata_version, timeout_s)
         task = asyncio.current_task()
         if task is not None and task not in entry.users:
             entry.users.add(task)
-            task.add_done_callback(entry.users.discard)
+            task.add_done_callback(lambda done: self._let_go(entry, done))
+        entry.last_used_s = self._clock()
         return entry.loaded
 
+    async def _paged_in(
+        self, name: str, version: str, metadata_version: str | None, timeout_s: float | None
+    ) -> _Entry:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (entry := self._entry(name, version, metadata_version)).is_paged_out:
+                    entry.demanded.set()
+                    await self.wait_for_change()
+                return entry
+        except TimeoutError:
+            text = f"the deadline passed while {name} was being brought back into memory"
+            raise DeadlineExceeded(text) from None
+
+    def _let_go(self, entry: _Entry, task: asyncio.Task[Any]) -> None:
+        entry.users.discard(task)
+        entry.last_used_s = self._clock()
+        if not entry.users:
+            self._on_idle()
+
+    def follow_idle(self, on_idle: Callable[[], None]) -> None:
+        """Has a function called whenever the last call of a version has ended."""
+        self._on_idle = on_idle
+
+    def usage(self, key: Key) -> Usage:
+        """Whether a version is answering, and when it last was."""
+        entry = self._entries[key]
+        return Usage(not entry.users, entry.last_used_s)
+
     def find(self, name: str, version: str, metadata_version: str | None) -> Any:
-        """The same for a look only: the model may go at any time."""
-        return self._entry(name, version, metadata_version).loaded
+        """The same for a look only: the model may go at any time; None if it is paged out."""
+        entry = self._entry(name, version, metadata_version)
+        return None if entry.is_paged_out else entry.loaded
 
     def _entry(self, name: str, version: str, metadata_version: str | None) -> _Entry:
         model, number = requested_version(name, version, metadata_version)
@@ -154,7 +209,9 @@ class ModelTable:
             memory_bytes=0 if loaded is None else loaded.memory_bytes,
         )
         if loaded is not None:
-            entry.loaded = loaded
+            entry.loaded, entry.is_paged_out = loaded, False
+        if change in (Change.LOADED, Change.PAGED_IN):
+            entry.last_used_s = self._clock()  # nobody has had the time to use it
         state = entry.status.state.name
         _log.info("model changed", model=entry.status.reference, state=state, reason=reason)
         self._tell()
@@ -168,6 +225,19 @@ class ModelTable:
         if entry.loaded is not None:
             entry.retired.append(_Retired(entry.loaded, frozenset(entry.users)))
         self.change(key, Change.MOVED, reason, loaded=loaded)
+
+    async def page_out(self, key: Key, reason: str) -> None:
+        """Takes a ready version out of memory, after the calls that use it; who asks now waits."""
+        entry = self._entries[key]
+        entry.is_paged_out = True
+        entry.demanded.clear()
+        self.change(key, Change.PAGED_OUT, reason)
+        await self.wait_until_idle(key, None)
+        await self.unload(key)
+
+    async def wait_for_demand(self, key: Key) -> None:
+        """Returns when somebody asks for a version that is paged out."""
+        await self._entries[key].demanded.wait()
 
     async def close_retired(self, key: Key) -> None:
         """Closes the engines that were replaced, each when its last call has ended."""
@@ -194,7 +264,7 @@ class ModelTable:
         """Waits until something next happens to any version."""
         await self._changed.wait()
 
-    async def wait_until_idle(self, key: Key, timeout_s: float) -> bool:
+    async def wait_until_idle(self, key: Key, timeout_s: float | None) -> bool:
         """Waits for the calls that use a version; False if some still do after that time."""
         users = self._entries[key].users
         if users:
@@ -215,3 +285,7 @@ class ModelTable:
         """Closes everything that is still loaded, when the node stops."""
         for key in self._entries:
             await self.unload(key)
+
+
+def _nothing() -> None:
+    pass

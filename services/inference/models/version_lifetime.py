@@ -3,8 +3,10 @@
 Load (again and again, with backoff, for as long as it is wanted), announce, serve. If it breaks
 meanwhile: withdraw the announcement, so that calls go elsewhere, and open it anew. If it can be had
 on a better engine, that is made ready beside it; new calls go there from one moment to the next,
-and the old engine ends with its last call. When the version is no longer wanted: withdraw the
-announcement, let the calls under way finish, unload. It knows neither Consul nor any backend.
+and the old engine ends with its last call. If another version needs the memory and this one may be
+paged, it leaves it, and comes back when it is asked for; it stays announced meanwhile. When the
+version is no longer wanted: withdraw the announcement, let the calls under way finish, unload. It
+knows neither Consul nor any backend.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from mesh.deployment import Assignment
 from mesh.errors import RingmeshError, Unavailable
 from mesh.logs import get_logger
 from mesh.retry import attempts
+from services.inference.models.memory import Memory
 from services.inference.models.recovery import CanBreak, Relapses
 from services.inference.models.state import Change
 from services.inference.models.table import HasRemark, Key, LoadedModel, ModelTable
@@ -31,12 +34,19 @@ _log = get_logger(__name__)
 Open = Callable[[Assignment], Awaitable[LoadedModel]]
 Announce = Callable[[], Awaitable[None]]
 Remark = Callable[[str], None]
+Measure = Callable[[Assignment], Awaitable[int]]
+"""How much memory a version is going to take, told before it is loaded."""
 Improve = Callable[[Assignment, LoadedModel, Remark], Awaitable[LoadedModel | None]]
 """Opens the version on a better engine than the one that serves, if there is to be one."""
 
 
 async def no_better(_assignment: Assignment, _serving: LoadedModel, _say: Remark) -> None:
     """Leaves a version where it is."""
+
+
+async def no_needs(_assignment: Assignment) -> int:
+    """Counts nothing."""
+    return 0
 
 
 class LoadFailed(Unavailable):
@@ -57,6 +67,8 @@ class VersionLifetime:
         unload_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
         improve: Improve = no_better,
+        memory: Memory | None = None,
+        measure: Measure = no_needs,
     ) -> None:
         self.assignment = assignment
         self.key: Key = (assignment.model, assignment.spec.version)
@@ -67,6 +79,10 @@ class VersionLifetime:
         self._unload_timeout_s = unload_timeout_s
         self._clock = clock
         self._open_better = improve
+        self._memory = memory or Memory()
+        self._measure = measure
+        self._leave_memory = asyncio.Event()
+        self._leave_reason = ""
         self._removed = asyncio.Event()
         self._reason = NOT_PLACED
         self._loaded: LoadedModel | None = None
@@ -81,6 +97,11 @@ class VersionLifetime:
         """The version is not wanted here any more; `run` comes to its end."""
         self._reason = reason
         self._removed.set()
+
+    def page_out(self, reason: str) -> None:
+        """The version should leave memory until it is asked for again."""
+        self._leave_reason = reason
+        self._leave_memory.set()
 
     async def run(self) -> None:
         """Lives through all of it."""
@@ -118,7 +139,47 @@ class VersionLifetime:
             await asyncio.wait({happening, removed})
 
     async def _serve(self) -> None:
-        """Comes to its end when the version can answer no more; it may change engines before."""
+        """Comes to its end when the version can answer no more; it may leave memory meanwhile."""
+        while await self._stay():
+            await self._table.page_out(self.key, self._leave_reason)
+            self._memory.release(self.key)
+            self._loaded = None
+            await self._table.wait_for_demand(self.key)
+            if not await self._came_back():
+                return
+
+    async def _stay(self) -> bool:
+        """Whether the version is to leave memory; if not, it has broken."""
+        leaving = asyncio.create_task(self._leave_memory.wait())
+        answering = asyncio.create_task(self._answer())
+        running = {leaving, answering}
+        try:
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()
+            return not answering.done()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+
+    async def _came_back(self) -> bool:
+        """Whether the version is in memory again; if not, it has failed."""
+        self._say("being brought back into memory")
+        try:
+            self._loaded = await self._open_warm(waits=True)
+        except RingmeshError as error:
+            self._failure = error.message
+            return False
+        except Exception as error:  # noqa: BLE001 - as for a first load
+            _log.exception("paging in failed unexpectedly", lifetime=repr(self))
+            self._failure = f"{type(error).__name__}: {error}"
+            return False
+        self._table.change(self.key, Change.PAGED_IN, _remark_of(self._loaded), loaded=self._loaded)
+        return True
+
+    async def _answer(self) -> None:
+        """Comes to its end when the engine can answer no more; it may change engines before."""
         moving = asyncio.create_task(self._move())
         breaking = asyncio.create_task(self._break())
         running = {moving, breaking}
@@ -151,6 +212,7 @@ class VersionLifetime:
         if better is None:
             return False
         self._loaded = better
+        self._memory.settle(self.key, better.memory_bytes)
         self._table.move(self.key, better, f"moved from {old.backend} to {better.backend}")
         return True
 
@@ -176,6 +238,7 @@ class VersionLifetime:
             await self._table.unload(self.key)
         except Exception:  # noqa: BLE001 - whatever is left of an engine, a new one may start
             _log.exception("closing a broken model failed", lifetime=repr(self))
+        self._memory.release(self.key)
 
     async def _load(self) -> None:
         await asyncio.sleep(self._relapses.pause_s)
@@ -199,13 +262,27 @@ class VersionLifetime:
             raise LoadFailed(str(error)) from error
         self._loaded = loaded
         change = Change.RECOVERED if self._failure else Change.LOADED
-        remark = loaded.remark if isinstance(loaded, HasRemark) else ""
-        self._table.change(self.key, change, remark, loaded=loaded)
+        self._table.change(self.key, change, _remark_of(loaded), loaded=loaded)
         self._failure = ""
 
-    async def _open_warm(self) -> LoadedModel:
-        loaded = await self._open_model(self.assignment)
-        await _warm(loaded)
+    async def _open_warm(self, *, waits: bool = False) -> LoadedModel:
+        """Opens within the budget; with `waits`, in line for memory that others are using."""
+        await self._memory.reserve(
+            self.key,
+            await self._measure(self.assignment),
+            may_page=lambda: self.assignment.may_page,
+            page_out=self.page_out,
+            waits=waits,
+        )
+        try:
+            loaded = await self._open_model(self.assignment)
+            await _warm(loaded)
+        except BaseException:
+            self._memory.release(self.key)
+            raise
+        # From here on it may be asked to leave.
+        self._leave_memory.clear()
+        self._memory.settle(self.key, loaded.memory_bytes)
         return loaded
 
     def _fail(self, reason: str) -> None:
@@ -215,6 +292,11 @@ class VersionLifetime:
         if not await self._table.wait_until_idle(self.key, self._unload_timeout_s):
             _log.warning("unloading under calls that do not end", lifetime=repr(self))
         await self._table.unload(self.key)
+        self._memory.release(self.key)
+
+
+def _remark_of(loaded: LoadedModel) -> str:
+    return loaded.remark if isinstance(loaded, HasRemark) else ""
 
 
 async def _warm(loaded: LoadedModel) -> None:

@@ -67,7 +67,7 @@ class OipServicer(RepositoryServicer, OipMethods):
     ) -> oip.ModelReadyResponse:
         """Whether the model would answer; an unknown one is NOT_FOUND."""
         try:
-            model = self._resolve(request.name, request.version, context)
+            model = await self._resolve(request.name, request.version, context)
         except ModelNotReady:
             return oip.ModelReadyResponse(ready=False)
         await self._send_receipt(model, context)
@@ -77,7 +77,7 @@ class OipServicer(RepositoryServicer, OipMethods):
         self, request: oip.ModelMetadataRequest, context: grpc.aio.ServicerContext
     ) -> oip.ModelMetadataResponse:
         """The model's inputs and outputs."""
-        model = self._resolve(request.name, request.version, context)
+        model = await self._resolve(request.name, request.version, context)
         await self._send_receipt(model, context)
         return model_metadata(model, signature_of(model), self._ready_versions(model.name))
 
@@ -85,7 +85,7 @@ class OipServicer(RepositoryServicer, OipMethods):
         self, request: oip.ModelConfigRequest, context: grpc.aio.ServicerContext
     ) -> oip.ModelConfigResponse:
         """The model's configuration."""
-        model = self._resolve(request.name, request.version, context)
+        model = await self._resolve(request.name, request.version, context)
         await self._send_receipt(model, context)
         return model_config(model, signature_of(model))
 
@@ -93,7 +93,7 @@ class OipServicer(RepositoryServicer, OipMethods):
         self, request: oip.ModelInferRequest, context: grpc.aio.ServicerContext
     ) -> oip.ModelInferResponse:
         """Runs the model."""
-        model = self._resolve(request.model_name, request.model_version, context)
+        model = await self._resolve(request.model_name, request.model_version, context)
         response = await self._answering.whole(
             model, request, remaining_s(context), session_of(context)
         )
@@ -110,7 +110,7 @@ class OipServicer(RepositoryServicer, OipMethods):
         async def respond(
             request: oip.ModelInferRequest,
         ) -> AsyncGenerator[oip.ModelInferResponse, None]:
-            model = self._resolve(request.model_name, request.model_version, context)
+            model = await self._resolve(request.model_name, request.model_version, context)
             made = self._answering.pieces(model, request, remaining_s(context), session_of(context))
             async with aclosing(made) as responses:
                 async for response in responses:
@@ -120,7 +120,8 @@ class OipServicer(RepositoryServicer, OipMethods):
             name, version = request.model_name, request.model_version
             try:
                 model = self._models.find(name, version, routed_version(context))
-                return signature_of(model).is_decoupled
+                # Of one that is paged out nothing is known: its answers come in their turn.
+                return model is not None and signature_of(model).is_decoupled
             except RingmeshError:  # told in its turn
                 return False
 
@@ -152,8 +153,11 @@ class OipServicer(RepositoryServicer, OipMethods):
         counts.memory_usage.append(memory_usage(status, loaded))
         return counts
 
-    def _resolve(self, name: str, version: str, context: grpc.aio.ServicerContext) -> LoadedModel:
-        model: LoadedModel = self._models.resolve(name, version, routed_version(context))
+    async def _resolve(
+        self, name: str, version: str, context: grpc.aio.ServicerContext
+    ) -> LoadedModel:
+        routed, timeout_s = routed_version(context), remaining_s(context)
+        model: LoadedModel = await self._models.resolve(name, version, routed, timeout_s)
         span = trace.get_current_span()
         span.set_attribute("ringmesh.node", self._node)
         span.set_attribute("ringmesh.model", model.name)

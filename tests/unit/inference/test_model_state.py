@@ -42,7 +42,8 @@ def test_ready_is_reached_by_loading_and_left_by_removal_or_failure(state: S, ch
         after = next_state(state, change)
     except ValueError:
         return
-    assert (after is S.READY) == (change in (C.LOADED, C.RECOVERED, C.MOVED))
+    ready = (C.LOADED, C.RECOVERED, C.MOVED, C.PAGED_OUT, C.PAGED_IN)
+    assert (after is S.READY) == (change in ready)
     if state is S.READY and change is not C.MOVED:
         assert after is {C.REMOVED: S.DRAINING, C.BROKE: S.UNAVAILABLE}[change]
 

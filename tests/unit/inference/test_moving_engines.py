@@ -87,7 +87,7 @@ class Rig:
         return next(iter(self.table.statuses()))
 
     async def call(self) -> str:
-        model: Engine = self.table.resolve("a", "1", None)
+        model: Engine = await self.table.resolve("a", "1", None)
         return await model.answer()
 
     async def until(self, condition: Callable[[], bool]) -> None:

@@ -138,7 +138,7 @@ async def test_calls_under_way_finish_before_the_model_is_closed(rig: Rig) -> No
     leave = asyncio.Event()
 
     async def call() -> None:
-        rig.table.resolve("a", "", None)
+        await rig.table.resolve("a", "", None)
         await leave.wait()
 
     caller = asyncio.create_task(call())
