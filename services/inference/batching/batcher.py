@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Generic, TypeVar
@@ -74,7 +74,7 @@ class Batcher(Generic[P, R]):
         if not items:
             return call.answer()
         try:
-            with self._timers(call, terms, [item.key for item in items]):
+            with self._timers(call):
                 await call.done
             return call.answer()
         finally:
@@ -102,40 +102,31 @@ class Batcher(Generic[P, R]):
         if self._is_closed:
             raise _unloading()
         loop = asyncio.get_running_loop()
-        level = self._door.level_of(terms)
-        keys = (item.key for item in items)
-        self._door.check(self._queue, level, keys, terms.deadline_s, loop.time())
-        call: Call[R] = Call(level, loop.create_future())
-        call.numbers = [self._enqueue(item, call, loop.time()) for item in items]
+        now_s = loop.time()
+        ticket = self._door.admit(self._queue, [item.key for item in items], terms, now_s)
+        call: Call[R] = Call(ticket, loop.create_future())
+        call.numbers = [self._enqueue(item, call, now_s) for item in items]
         self._changed.set()
         return call
 
     def _enqueue(self, item: Item[P], call: Call[R], now_s: float) -> int:
         self._arrivals += 1
         number = self._arrivals
-        row = Row(number, item.key, item.width, now_s, call.level)
+        row = Row(number, item.key, item.width, now_s, call.ticket.level)
         self._waiting[number] = Waiting(row, item.payload, call)
         self._queue.add(row)
         return number
 
     @contextmanager
-    def _timers(self, call: Call[R], terms: Terms, keys: Sequence[Hashable]) -> Iterator[None]:
-        """Ends the call at its deadline, and does at its timeout what the level's policy says.
-
-        One with little time stops waiting for company before that.
-        """
-        loop = asyncio.get_running_loop()
-        policy = self._door.policy_of(call.level)
-        timeout_s = policy.timeout_s(terms.timeout_s)
-        act = self._delay if policy.timeout_action == "DELAY" else self._expire
-        timers = []
-        if terms.deadline_s is not None:
-            timers.append(loop.call_at(terms.deadline_s, self._expire, call))
-            patience_s = self._door.patience_s(keys, terms.deadline_s, loop.time())
-            if patience_s < self._limits.max_queue_delay_s:
-                timers.append(loop.call_later(patience_s, self._hurry, call))
-        if timeout_s is not None:
-            timers.append(loop.call_later(timeout_s, act, call))
+    def _timers(self, call: Call[R]) -> Iterator[None]:
+        """Does at each moment of the call's ticket what is due then."""
+        loop, ticket = asyncio.get_running_loop(), call.ticket
+        moments = (
+            (ticket.hurries_s, self._hurry),
+            (ticket.late_s, self._delay),
+            (ticket.expires_s, self._expire),
+        )
+        timers = [loop.call_at(at_s, act, call) for at_s, act in moments if at_s is not None]
         try:
             yield
         finally:
@@ -192,7 +183,7 @@ class Batcher(Generic[P, R]):
             for waiting in batch:
                 self._fail(waiting.call, _unloading())
             raise
-        self._door.count_departures(waiting.call.level for waiting in batch)
+        self._door.count_departures(waiting.call.ticket.level for waiting in batch)
 
     def _begin(self, batch: Sequence[Waiting[P, R]]) -> None:
         now_ns = time.time_ns()

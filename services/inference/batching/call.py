@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from mesh.errors import RingmeshError
 from services.inference.batching.batch import Row
+from services.inference.batching.door import Ticket
 from services.inference.models.timing import Execution, Timing
 
 P = TypeVar("P")  # a row's payload
@@ -28,7 +29,7 @@ class Batched(Generic[R]):
 class Call(Generic[R]):
     """What is known of one caller until it has been answered."""
 
-    level: int
+    ticket: Ticket
     done: asyncio.Future[None]
     numbers: Sequence[int] = ()
     queued_ns: int = field(default_factory=time.time_ns)

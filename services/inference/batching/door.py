@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
 
 from mesh.batching_options import BatchingOptions, QueuePolicy
 from mesh.errors import DeadlineTooShort, InvalidArgument
@@ -19,6 +21,19 @@ from services.inference.batching.run_times import RunTimes
 from services.inference.batching.terms import Terms, check_level
 
 _NO_LIMIT = sys.maxsize
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What is granted: a level, and when what becomes of a request that still waits then.
+
+    First it stops waiting for company, then it goes behind those in time, then it ends.
+    """
+
+    level: int
+    hurries_s: float | None = None
+    late_s: float | None = None
+    expires_s: float | None = None
 
 
 class Door:
@@ -35,51 +50,33 @@ class Door:
         self._turns = Backlog(_NO_LIMIT, "rows")
         self._run_times = RunTimes()
 
-    def level_of(self, terms: Terms) -> int:
-        """The level that these terms mean; `InvalidArgument` if there is none such."""
-        check_level(terms.priority, self._options.levels)
-        return terms.priority or self._options.default_priority_level
-
-    def policy_of(self, level: int) -> QueuePolicy:
-        """What holds at a level."""
-        return self._policies[level]
-
-    def check(
-        self,
-        queue: RowQueue,
-        level: int,
-        keys: Iterable[Hashable],
-        deadline_s: float | None,
-        now_s: float,
-    ) -> None:
-        """Lets rows of these keys join the queue at a level, or says why not.
+    def admit(
+        self, queue: RowQueue, keys: Sequence[Hashable], terms: Terms, now_s: float
+    ) -> Ticket:
+        """Lets rows of these keys join the queue on these terms, or says why not.
 
         Raises:
-            InvalidArgument: the level never has room for so many.
+            InvalidArgument: there is no such level, or it never has room for so many.
             QueueFull: it has none now.
-            DeadlineTooShort: the deadline would pass first.
+            DeadlineTooShort: they would have to go before they were answered.
         """
-        counts = Counter(keys)
-        joining = counts.total()
-        if joining > self._limits[level]:
-            raise InvalidArgument(
-                f"inputs: {joining} rows are more than the {self._limits[level]} that may wait",
-                field="inputs",
+        check_level(terms.priority, self._options.levels)
+        level = terms.priority or self._options.default_priority_level
+        self._check_room(queue, level, len(keys), now_s)
+        ticket = make_ticket(level, self._policies[level], terms, now_s)
+        if ticket.expires_s is None:
+            self._turns.check(len(queue), len(keys), None, now_s)
+            return ticket
+        least_s = self._least_s(keys, now_s)
+        spare_s = ticket.expires_s - now_s - least_s
+        if spare_s <= 0:
+            raise DeadlineTooShort(
+                "the deadline passes before an answer could be made: "
+                f"that takes {least_s * 1000:.1f} ms"
             )
-        self._rooms[level].check(queue.waiting(level), joining, None, now_s)
-        if deadline_s is not None:
-            least_s = self._least_s(counts, now_s)
-            if deadline_s <= now_s + least_s:
-                raise DeadlineTooShort(
-                    "the deadline passes before an answer could be made: "
-                    f"that takes {least_s * 1000:.1f} ms"
-                )
-            deadline_s -= least_s
-        self._turns.check(len(queue), joining, deadline_s, now_s, ahead=queue.ahead(level))
-
-    def patience_s(self, keys: Iterable[Hashable], deadline_s: float, now_s: float) -> float:
-        """How long rows with this deadline may wait for company: half of what their run leaves."""
-        return max(0.0, deadline_s - now_s - self._least_s(Counter(keys), now_s)) / 2
+        turn_s, ahead = now_s + spare_s, queue.ahead(level)
+        self._turns.check(len(queue), len(keys), turn_s, now_s, ahead=ahead)
+        return replace(ticket, hurries_s=now_s + spare_s / 2)
 
     def count_departures(self, levels: Iterable[int]) -> None:
         """Rows of these levels have been dealt with."""
@@ -92,9 +89,29 @@ class Door:
         """Rows of this key have been run together, with success."""
         self._run_times.count(key, rows, took_s, ended_s)
 
-    def _least_s(self, counts: Counter[Hashable], now_s: float) -> float:
-        each = (self._run_times.least_s(key, now_s) * count for key, count in counts.items())
+    def _check_room(self, queue: RowQueue, level: int, joining: int, now_s: float) -> None:
+        if joining > self._limits[level]:
+            raise InvalidArgument(
+                f"inputs: {joining} rows are more than the {self._limits[level]} that may wait",
+                field="inputs",
+            )
+        self._rooms[level].check(queue.waiting(level), joining, None, now_s)
+
+    def _least_s(self, keys: Iterable[Hashable], now_s: float) -> float:
+        counts = Counter(keys).items()
+        each = (self._run_times.least_s(key, now_s) * count for key, count in counts)
         return sum(each) / self._instances
+
+
+def make_ticket(level: int, policy: QueuePolicy, terms: Terms, now_s: float) -> Ticket:
+    """When a request's deadline and its timeout take effect, by the policy of its level."""
+    timeout_s = policy.timeout_s(terms.timeout_s)
+    if timeout_s is None:
+        return Ticket(level, expires_s=terms.deadline_s)
+    if policy.timeout_action == "DELAY":
+        return Ticket(level, late_s=now_s + timeout_s, expires_s=terms.deadline_s)
+    ends = (now_s + timeout_s, inf if terms.deadline_s is None else terms.deadline_s)
+    return Ticket(level, expires_s=min(ends))
 
 
 def _unit(level: int) -> str:

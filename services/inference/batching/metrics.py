@@ -49,7 +49,7 @@ class BatchingMetrics:
         )
         self.refused = Counter(
             "ringmesh_queue_refused",
-            "Requests that were turned away or ended before they were run, by the error's reason.",
+            "Requests that were turned away, or ended by their deadline, by the error's reason.",
             (*_LABELS, "reason"),
             registry=registry,
         )
@@ -83,5 +83,5 @@ class BatchMeter:
             self._metrics.queue_s.labels(*self._labels).observe(max(0.0, wait_s))
 
     def count_refused(self, reason: str) -> None:
-        """A request has been told so."""
+        """A request has been told so, for this reason."""
         self._metrics.refused.labels(*self._labels, reason).inc()
