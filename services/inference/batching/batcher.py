@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 
 from mesh.batching_options import BatchingOptions
 from mesh.errors import DeadlineExceeded, RingmeshError, Unavailable
+from mesh.logs import get_logger
 from services.inference.batching.batch import BatchLimits, Row, form_batch, make_limits
 from services.inference.batching.call import Batched, Call, Waiting
 from services.inference.batching.door import Door
@@ -29,6 +30,8 @@ from services.inference.batching.terms import ANY_TIME, Terms
 
 P = TypeVar("P")  # a row's payload
 R = TypeVar("R")  # its result
+
+_log = get_logger(__name__)
 
 
 class Batcher(Generic[P, R]):
@@ -95,6 +98,9 @@ class Batcher(Generic[P, R]):
             async with asyncio.TaskGroup() as workers:
                 for instance in self._instances:
                     workers.create_task(self._work(instance))
+        except* Exception:  # noqa: BLE001 - our own fault: nobody would ever be answered again
+            _log.exception("the queue has ended", batcher=repr(self))
+            self._runner.give_up("the queue has ended; the node's log has the details")
         finally:
             self._close()
 
@@ -176,10 +182,10 @@ class Batcher(Generic[P, R]):
         batch = [self._waiting.pop(number) for number in numbers]
         for number in numbers:
             self._queue.remove(number)
-        self._begin(batch)
         try:
+            self._begin(batch)
             await self._runner.run(instance, batch)
-        except asyncio.CancelledError:
+        except BaseException:  # above all cancellation: nobody else knows of these any more
             for waiting in batch:
                 self._fail(waiting.call, _unloading())
             raise

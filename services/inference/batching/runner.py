@@ -51,8 +51,9 @@ class Runner(Generic[P, R]):
         self._door = door
         self._fail = fail
         self._health = EngineHealth()
-        self._suspicion: str | None = None
+        self._suspicion = ""
         self._suspected = asyncio.Event()
+        self._is_given_up = False
 
     def __repr__(self) -> str:
         return f"<Runner {self._name} {self._health!r}>"
@@ -75,12 +76,19 @@ class Runner(Generic[P, R]):
         while True:
             await self._suspected.wait()
             self._suspected.clear()
+            if self._is_given_up:
+                return self._suspicion
             try:
                 await probe()
             except Internal:
-                return self._suspicion or "the engine fails"
+                return self._suspicion
             except RingmeshError as refusal:
                 _log.warning("probe refused", model=self._name, error=refusal.message)
+
+    def give_up(self, why: str) -> None:
+        """There will be no more runs; no probe is needed to see that."""
+        self._suspicion, self._is_given_up = why, True
+        self._suspected.set()
 
     async def _attempt(self, instance: Instance[P, R], batch: Batch[P, R]) -> RingmeshError | None:
         """Runs these rows and delivers their results; the error if that fails."""

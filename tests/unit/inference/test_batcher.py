@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from mesh.errors import (
     Unavailable,
 )
 from services.inference.batching.batcher import Batcher, open_batcher
-from services.inference.batching.metrics import BatchingMetrics
+from services.inference.batching.metrics import BatchingMetrics, BatchMeter
 from services.inference.batching.run import Item, Ran
 from services.inference.batching.terms import Terms
 
@@ -312,3 +312,20 @@ async def test_closing_tells_those_who_wait_and_those_who_are_computed(model: Mo
             await task
     with pytest.raises(Unavailable, match="being unloaded"):
         await batcher.submit(items(2))
+
+
+async def test_a_queue_that_ends_by_a_fault_of_its_own_tells_everybody(model: Model) -> None:
+    class Faulty(BatchMeter):
+        def count_batch(self, rows: int, queued_s: Iterable[float]) -> None:
+            raise ZeroDivisionError
+
+    async def never_asked() -> None:
+        raise AssertionError
+
+    meter = Faulty(BatchingMetrics(model.registry), ("m", "1"))
+    runs = [model.compute]
+    async with open_batcher("m", runs, BatchingOptions(), meter, max_rows=9) as batcher:
+        with pytest.raises(Unavailable):
+            await batcher.submit(items(1))
+        async with asyncio.timeout(10):
+            assert "the queue has ended" in await batcher.broken(never_asked)
