@@ -26,6 +26,13 @@ def deploy(
     ] = None,
     *,
     replicas: Annotated[int, typer.Option(min=1, help="Nodes that hold each version.")] = 2,
+    may_page: Annotated[
+        bool,
+        typer.Option(
+            "--may-page",
+            help="Let a node take it out of memory for others; the next request brings it back.",
+        ),
+    ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Serve the model no more.")] = False,
     edge: Edge = None,
     state_dir: StateDir = Path(".ringmesh"),
@@ -40,7 +47,10 @@ def deploy(
         return
     if targets:
         wanted = pb.SetDeploymentRequest(
-            model=model, targets=read_targets(targets), replicas=replicas
+            model=model,
+            targets=read_targets(targets),
+            replicas=replicas,
+            may_page=may_page,
         )
         answer = ask_registry(address, lambda r: r.SetDeployment(wanted, timeout=TIMEOUT_S))
     else:
@@ -48,6 +58,8 @@ def deploy(
         answer = ask_registry(address, lambda r: r.GetDeployment(asked, timeout=TIMEOUT_S))
     found = read_deployment(answer)
     text = f"{model} serves {render_targets(found)}; nodes for each version: {found['replicas']}."
+    if found["may_page"]:
+        text += " It may be paged out of memory."
     _say(found, text, as_json=as_json)
 
 

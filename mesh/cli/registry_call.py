@@ -82,6 +82,7 @@ def read_deployment(deployment: pb.Deployment) -> Json:
         "model": deployment.model,
         "revision": deployment.revision,
         "replicas": deployment.replicas,
+        "may_page": deployment.may_page,
         "targets": [
             {"version": each.version, "weight": each.weight} for each in deployment.targets
         ],

@@ -142,28 +142,32 @@ class Target(_message.Message):
     def __init__(self, version: _Optional[str] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class SetDeploymentRequest(_message.Message):
-    __slots__ = ("model", "targets", "replicas")
+    __slots__ = ("model", "targets", "replicas", "may_page")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    MAY_PAGE_FIELD_NUMBER: _ClassVar[int]
     model: str
     targets: _containers.RepeatedCompositeFieldContainer[Target]
     replicas: int
-    def __init__(self, model: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., replicas: _Optional[int] = ...) -> None: ...
+    may_page: bool
+    def __init__(self, model: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., replicas: _Optional[int] = ..., may_page: _Optional[bool] = ...) -> None: ...
 
 class Deployment(_message.Message):
-    __slots__ = ("model", "targets", "replicas", "revision", "published")
+    __slots__ = ("model", "targets", "replicas", "revision", "published", "may_page")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    MAY_PAGE_FIELD_NUMBER: _ClassVar[int]
     model: str
     targets: _containers.RepeatedCompositeFieldContainer[Target]
     replicas: int
     revision: int
     published: bool
-    def __init__(self, model: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., replicas: _Optional[int] = ..., revision: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
+    may_page: bool
+    def __init__(self, model: _Optional[str] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., replicas: _Optional[int] = ..., revision: _Optional[int] = ..., published: _Optional[bool] = ..., may_page: _Optional[bool] = ...) -> None: ...
 
 class GetDeploymentRequest(_message.Message):
     __slots__ = ("model",)

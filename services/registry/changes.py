@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mesh.deployment import Deployment
 from mesh.errors import FailedPrecondition, ModelNotFound, NotFound
@@ -89,7 +90,12 @@ def delete_alias(ledger: Ledger, name: str, alias: str) -> ModelRecord:
 
 
 def set_deployment(
-    ledger: Ledger, name: str, targets: Sequence[Target], replicas: int
+    ledger: Ledger,
+    name: str,
+    targets: Sequence[Target],
+    replicas: int,
+    *,
+    may_page: bool = False,
 ) -> DeploymentRecord:
     """Says what should serve; what is asked already keeps its revision."""
     check_targets(targets)
@@ -98,9 +104,10 @@ def set_deployment(
     for target in targets:
         resolve(model, target.selector)
     known = ledger.deployment(name)
-    if known is not None and (known.replicas, known.targets) == (replicas, tuple(targets)):
+    asked = DeploymentRecord(name, 0, replicas, tuple(targets), may_page)
+    if known is not None and replace(known, revision=0) == asked:
         return known
-    record = ledger.put_deployment(name, replicas, targets)
+    record = ledger.put_deployment(name, replicas, targets, may_page=may_page)
     _document(ledger, record, model)
     return record
 
@@ -109,7 +116,7 @@ def delete_deployment(ledger: Ledger, name: str) -> None:
     """Says that nothing of the model should serve."""
     _locked(ledger, name)
     record = find_deployment(ledger, name)
-    ledger.put_deployment(name, record.replicas, ())
+    ledger.put_deployment(name, record.replicas, (), may_page=record.may_page)
 
 
 def wanted_documents(ledger: Ledger, name: str | None = None) -> dict[str, Deployment | None]:
@@ -136,7 +143,9 @@ def _redeployed(ledger: Ledger, name: str) -> ModelRecord:
     model = find_model(ledger, name)
     record = ledger.deployment(name)
     if record is not None and not record.is_deleted:
-        renewed = ledger.put_deployment(name, record.replicas, record.targets)
+        renewed = ledger.put_deployment(
+            name, record.replicas, record.targets, may_page=record.may_page
+        )
         _document(ledger, renewed, model)
     return model
 

@@ -89,6 +89,7 @@ def build_deployment(
         model=record.model,
         revision=record.revision,
         replicas=record.replicas,
+        may_page=record.may_page,
         targets=tuple(TargetSpec(version=v, weight=w) for v, w in _shares(record, model)),
         aliases=dict(sorted(model.aliases.items())),
         versions=dict(sorted(specs.items())),

@@ -49,6 +49,7 @@ class DeploymentRecord:
     revision: int
     replicas: int
     targets: tuple[Target, ...]
+    may_page: bool = False
 
     @property
     def is_deleted(self) -> bool:

@@ -94,11 +94,13 @@ class Registry:
         return changed
 
     async def set_deployment(
-        self, model: str, targets: Sequence[Target], replicas: int
+        self, model: str, targets: Sequence[Target], replicas: int, *, may_page: bool = False
     ) -> DeploymentRecord:
         """Says what should serve."""
         record = await self._database.write(
-            lambda ledger: changes.set_deployment(ledger, model, targets, replicas)
+            lambda ledger: changes.set_deployment(
+                ledger, model, targets, replicas, may_page=may_page
+            )
         )
         await self._publication.publish(model)
         return record

@@ -106,7 +106,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServicer):
         """Says what should serve."""
         del context
         model, targets = model_name(request.model), _targets(request.targets)
-        return self._rendered(await self._registry.set_deployment(model, targets, request.replicas))
+        record = await self._registry.set_deployment(
+            model, targets, request.replicas, may_page=request.may_page
+        )
+        return self._rendered(record)
 
     async def GetDeployment(
         self, request: pb.GetDeploymentRequest, context: Context

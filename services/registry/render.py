@@ -41,4 +41,5 @@ def render_deployment(record: DeploymentRecord, *, published: bool) -> pb.Deploy
         replicas=record.replicas,
         revision=record.revision,
         published=published,
+        may_page=record.may_page,
     )

@@ -50,13 +50,16 @@ async def catalog(consul: ConsulRig) -> AsyncIterator[Catalog]:
         yield opened
 
 
-def start_node(consul: ConsulRig, folder: Path, name: str) -> subprocess.Popen[bytes]:
+def start_node(
+    consul: ConsulRig, folder: Path, name: str, **settings: str
+) -> subprocess.Popen[bytes]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RINGMESH_", "OTEL_"))}
     env |= {
         "RINGMESH_NODE_ID": name,
         "RINGMESH_STATE_DIR": str(folder),
         "CONSUL_HTTP_ADDR": consul.address,
         "PYTHONPATH": str(ROOT),
+        **{f"RINGMESH_{key.upper()}": value for key, value in settings.items()},
     }
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
@@ -66,9 +69,9 @@ def start_node(consul: ConsulRig, folder: Path, name: str) -> subprocess.Popen[b
 
 @asynccontextmanager
 async def node(
-    consul: ConsulRig, folder: Path, name: str = NODE
+    consul: ConsulRig, folder: Path, name: str = NODE, **settings: str
 ) -> AsyncIterator[subprocess.Popen[bytes]]:
-    process = start_node(consul, folder, name)
+    process = start_node(consul, folder, name, **settings)
     try:
         yield process
     finally:
@@ -226,7 +229,8 @@ async def test_two_nodes_of_a_machine_load_real_models_and_stay_healthy_meanwhil
             assert await embed(instance, "hello") == (1, 384)
         watching.cancel()
         compiled = [each for each in (tmp_path / "cache" / "compiled").iterdir() if each.is_dir()]
-        assert len(compiled) == 2  # one per model, made once for both nodes
+        # A graph per model and the language model's description, made once for both nodes.
+        assert len(compiled) == 3
         for process in (first, second):
             process.send_signal(signal.SIGTERM)
         assert [await ended(first), await ended(second)] == [0, 0]

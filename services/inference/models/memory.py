@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mesh.errors import Unavailable
 from services.inference.models.table import Key, Usage
@@ -174,5 +174,7 @@ class Memory:
         return False
 
     def _share(self, key: Key, holder: _Holder) -> Share:
-        may_page = holder.is_settled and holder.may_page()
-        return Share(key, holder.held_bytes, may_page, self._usage(key))
+        usage = self._usage(key)
+        # One that is still being loaded is wanted by somebody, and cannot leave before it is there.
+        usage = replace(usage, is_idle=usage.is_idle and holder.is_settled)
+        return Share(key, holder.held_bytes, holder.may_page(), usage)

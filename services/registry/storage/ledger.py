@@ -116,7 +116,7 @@ class Ledger:
         return [_deployment(row) for row in self._connection.execute(query)]
 
     def put_deployment(
-        self, model: str, replicas: int, targets: Sequence[Target]
+        self, model: str, replicas: int, targets: Sequence[Target], *, may_page: bool
     ) -> DeploymentRecord:
         """Replaces the model's deployment, under the next revision."""
         revision = self._count(model, "last_revision")
@@ -124,10 +124,14 @@ class Ledger:
         self._connection.execute(delete(deployments).where(deployments.c.model == model))
         self._connection.execute(
             insert(deployments).values(
-                model=model, revision=revision, replicas=replicas, targets=listed
+                model=model,
+                revision=revision,
+                replicas=replicas,
+                targets=listed,
+                may_page=may_page,
             )
         )
-        return DeploymentRecord(model, revision, replicas, tuple(targets))
+        return DeploymentRecord(model, revision, replicas, tuple(targets), may_page)
 
     def _count(self, model: str, counter: str) -> int:
         column = models.c[counter]
@@ -174,4 +178,4 @@ def _version(row: Row[Any]) -> VersionRecord:
 
 def _deployment(row: Row[Any]) -> DeploymentRecord:
     targets = tuple(Target(selector, weight) for selector, weight in json.loads(row.targets))
-    return DeploymentRecord(row.model, row.revision, row.replicas, targets)
+    return DeploymentRecord(row.model, row.revision, row.replicas, targets, row.may_page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     ForeignKeyConstraint,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -63,4 +65,5 @@ deployments = Table(
     Column("replicas", Integer, nullable=False),
     # JSON: [["champion", 90], [3, 10]]; empty once the deployment is deleted.
     Column("targets", Text, nullable=False),
+    Column("may_page", Boolean, nullable=False, server_default=false()),
 )

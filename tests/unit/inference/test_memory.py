@@ -170,3 +170,22 @@ async def test_nobody_else_goes_for_room_that_somebody_is_about_to_leave() -> No
     assert rig.asked == ["leaving: paged out to make room for new@1"]
     rig.memory.release(("leaving", 1))
     await waiting
+
+
+async def test_whoever_waits_also_waits_for_one_that_is_still_being_loaded() -> None:
+    rig = Rig()
+    loading = ("loading", 1)
+    await rig.memory.reserve(
+        loading,
+        80,
+        may_page=lambda: True,
+        page_out=lambda reason: rig.page_out(loading, reason),
+    )
+    with pytest.raises(DoesNotFit):
+        await rig.load("impatient", 50)
+    waiting = asyncio.create_task(rig.load("new", 50, waits=True))
+    await asyncio.sleep(0)
+    assert (rig.asked, waiting.done()) == ([], False)
+    rig.memory.settle(loading, 80)
+    await waiting
+    assert rig.asked == ["loading: paged out to make room for new@1"]

@@ -70,6 +70,21 @@ def test_an_alias_that_is_there_already_makes_no_revision(ledger: Ledger) -> Non
     assert changes.find_deployment(ledger, "m").revision == 2
 
 
+def test_paging_is_part_of_what_is_asked_and_stays_when_an_alias_moves(ledger: Ledger) -> None:
+    for number in (1, 2):
+        changes.create_version(ledger, artefact(number), "", 0)
+    changes.set_alias(ledger, "m", "champion", 1)
+    targets = [Target("champion", 1)]
+    assert not changes.set_deployment(ledger, "m", targets, 1).may_page
+    changed = changes.set_deployment(ledger, "m", targets, 1, may_page=True)
+    assert (changed.may_page, changed.revision) == (True, 2)
+    assert changes.set_deployment(ledger, "m", targets, 1, may_page=True).revision == 2
+    changes.set_alias(ledger, "m", "champion", 2)
+    document = changes.wanted_documents(ledger)["m"]
+    assert document is not None
+    assert (document.may_page, document.revision) == (True, 3)
+
+
 def test_a_deleted_deployment_is_told_as_such(ledger: Ledger) -> None:
     changes.create_version(ledger, artefact(1), "", 0)
     assert changes.wanted_documents(ledger) == {}

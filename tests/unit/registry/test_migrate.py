@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
 from mesh.errors import FailedPrecondition
+from services.registry.records import DeploymentRecord, Target
+from services.registry.storage.ledger import Ledger
 from services.registry.storage.migrate import SCRIPTS, migrate, newest_migration
 
 
@@ -29,6 +32,22 @@ def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(FailedPrecondition, match="of a later release"):
             migrate(connection)
     engine.dispose()
+
+
+def test_what_was_deployed_before_there_was_paging_stays_in_memory(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/registry.db")
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(SCRIPTS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(text("INSERT INTO models VALUES ('m', 'tensor', 1, 1)"))
+        deployed = """INSERT INTO deployments VALUES ('m', 1, 2, '[[1, 100]]')"""
+        connection.execute(text(deployed))
+        migrate(connection)
+        (found,) = Ledger(connection).deployments()
+    engine.dispose()
+    assert found == DeploymentRecord("m", 1, 2, (Target(1, 100),), may_page=False)
 
 
 def test_a_database_that_is_up_to_date_costs_no_alembic(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""A node process with a small budget: refusals with figures, paging under real requests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+import pytest_asyncio
+import tritonclient.grpc.aio as triton
+from onnx import TensorProto, helper
+
+from mesh.catalog import Catalog, Instance
+from mesh.deployment import Assignment
+from mesh.manifest import Manifest
+from mesh.pb import node_pb2, node_pb2_grpc
+from mesh.store import ArtefactStore
+from tests.integration.consul_rig import ConsulRig, eventually, open_consul
+from tests.integration.node_rig import artefact_files, spec_of
+from tests.integration.test_node_process import node, place, tagged
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WEIGHTS = 4_000_000
+"""The bytes of each model's one matrix."""
+BUDGET = 2 * WEIGHTS + WEIGHTS // 2
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def consul(
+    consul_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ConsulRig]:
+    async with open_consul(consul_binary, tmp_path_factory.mktemp("consul")) as rig:
+        yield rig
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def catalog(consul: ConsulRig) -> AsyncIterator[Catalog]:
+    async with Catalog.open(consul.address) as opened:
+        yield opened
+
+
+async def publish(state_dir: Path, name: str, *, may_page: bool) -> Assignment:
+    """A model that multiplies by a matrix of its own, in the node's store."""
+    folder = state_dir / "source" / name
+    folder.mkdir(parents=True)
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    matrix = np.random.default_rng(seed).normal(size=(1000, WEIGHTS // 4000)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1000])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", matrix.shape[1]])],
+        [onnx.numpy_helper.from_array(matrix, "w")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), folder / "model.onnx")
+    files = artefact_files(folder)
+    store = ArtefactStore((state_dir / "artefacts").as_uri())
+    for file in files:
+        await store.put(file.digest, folder / file.path)
+    spec = spec_of(Manifest(name=name, task="tensor", format="onnx"), 1, *files)
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return Assignment(
+        model=name, spec=spec.model_copy(update={"digest": digest}), may_page=may_page
+    )
+
+
+async def status(instance: Instance, model: str) -> node_pb2.ModelStatus:
+    async with grpc.aio.insecure_channel(f"{instance.address}:{instance.port}") as channel:
+        stub = node_pb2_grpc.NodeStub(channel)
+        found = await stub.ListModels(node_pb2.ListModelsRequest())
+        return next(each for each in found.models if each.model == model)
+
+
+async def infer(instance: Instance, model: str, timeout_s: float | None = None) -> np.ndarray:
+    tensor = triton.InferInput("x", [1, 1000], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 1000), np.float32))
+    async with triton.InferenceServerClient(f"{instance.address}:{instance.port}") as client:
+        result = await client.infer(model, [tensor], client_timeout=timeout_s)
+        answer: np.ndarray = result.as_numpy("y")
+        return answer
+
+
+async def test_models_take_turns_in_memory_and_every_request_is_answered(
+    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+) -> None:
+    names = ("one", "two", "three", "four")
+    placed = [await publish(tmp_path, name, may_page=True) for name in names]
+    async with asyncio.timeout(100), node(consul, tmp_path, memory_budget_bytes=str(BUDGET)):
+        await place(catalog, *placed)
+        instance = await tagged(catalog, *(f"{name}@1" for name in names))
+        assert instance.meta["memory_bytes"] == str(BUDGET)
+        first = {name: await infer(instance, name) for name in names}
+        assert len({each.tobytes() for each in first.values()}) == len(names)
+        found = [await status(instance, name) for name in names]
+        assert all(each.state == node_pb2.MODEL_STATE_READY for each in found)
+        out = [each for each in found if each.memory_bytes == 0]
+        assert len(out) == 2
+        assert all(each.reason.startswith("paged out to make room for ") for each in out)
+        many = [names[i % len(names)] for i in range(40)]
+        answers = await asyncio.gather(*(infer(instance, name) for name in many))
+        for name, answer in zip(many, answers, strict=True):
+            np.testing.assert_array_equal(answer, first[name])
+        assert await tagged(catalog, *(f"{name}@1" for name in names))
+
+
+async def test_a_model_that_does_not_fit_is_refused_with_figures_and_loaded_when_it_does(
+    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+) -> None:
+    kept = [await publish(tmp_path, name, may_page=False) for name in ("five", "six")]
+    late = await publish(tmp_path, "seven", may_page=True)
+    async with asyncio.timeout(100), node(consul, tmp_path, memory_budget_bytes=str(BUDGET)):
+        await place(catalog, *kept)
+        instance = await tagged(catalog, "five@1", "six@1")
+        await place(catalog, *kept, late)
+
+        async def refused() -> node_pb2.ModelStatus:
+            return await status(instance, "seven")
+
+        told = await eventually(refused, lambda found: "needs" in found.reason)
+        assert told.reason.startswith("seven@1 needs 4 MB of memory, and 2")
+        assert "of 10 MB are free: " in told.reason
+        assert "five@1 has 4 MB" in told.reason
+        assert "six@1 has 4 MB" in told.reason
+        assert (await infer(instance, "five")).shape == (1, 1000)
+        await place(catalog, kept[0], late)
+        await tagged(catalog, "five@1", "seven@1")
+        assert (await infer(instance, "seven")).shape == (1, 1000)
