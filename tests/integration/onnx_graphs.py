@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mesh.manifest import Manifest
 from services.inference.tensor_graph.model import GraphModel
 from services.inference.tensor_graph.onnx_model import open_onnx_model
+from tests.integration.failing_backend import FailingBackend, Trouble
 from tests.integration.node_rig import spec_of
 from tests.integration.tensor_place import make_place
 
@@ -128,11 +130,14 @@ def save_sum(folder: Path, shapes: Sequence[Sequence[Axis]] = (["n", "k"], ["n",
     return save(folder, [node("Add", ["a", "b"], ["sum"])], inputs, [tensor("sum", shapes[0])])
 
 
-async def open_graph(folder: Path, **options: Any) -> GraphModel:
-    """The graph in `folder` as a node's model called `graph`."""
+async def open_graph(folder: Path, *, trouble: Trouble | None = None, **options: Any) -> GraphModel:
+    """The graph in `folder` as a node's model called `graph`; `trouble` makes its engine fail."""
     document = {"name": "graph", "task": "tensor", "format": "onnx", **options}
     manifest = Manifest.model_validate(document)
     place = make_place(folder / "cache", threads=1)
+    if trouble is not None:
+        failing = tuple(FailingBackend(backend, trouble) for backend in place.backends)
+        place = replace(place, backends=failing)
     model = await open_onnx_model(folder, spec_of(manifest), place)
     await model.warm_up()
     return model

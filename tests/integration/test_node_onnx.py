@@ -15,8 +15,10 @@ from onnx import TensorProto, numpy_helper
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from mesh.errors import FailedPrecondition
+from services.inference.backends.backend import BackendFailed
 from services.inference.tensor_graph.company import Company
 from tests.integration import onnx_graphs as graphs
+from tests.integration.failing_backend import Trouble
 from tests.integration.node_rig import NodeRig, open_node
 
 BATCHING = {"batching": {"max_batch_size": 8, "max_queue_delay_ms": 20.0}}
@@ -159,6 +161,28 @@ async def test_a_failure_of_the_graph_is_the_nodes(tmp_path: Path) -> None:
         status, message = await refusal(client, {"a": random(2, 3), "b": random(2, 4)})
     assert status == "StatusCode.INTERNAL"
     assert "Add" in message
+
+
+@pytest.mark.parametrize("batching", [{}, BATCHING])
+async def test_an_engine_that_fails_for_everybody_is_told_from_bad_requests(
+    tmp_path: Path, batching: dict[str, Any]
+) -> None:
+    trouble = Trouble()
+    folder = graphs.save_sum(tmp_path, shapes=(["n", "k"], ["m", "l"]))
+    model = await graphs.open_graph(folder, trouble=trouble, **batching)
+    broken = asyncio.create_task(model.broken())
+    async with open_node([model]) as rig, triton.InferenceServerClient(rig.address) as client:
+        for _ in range(5):
+            status, _ = await refusal(client, {"a": random(2, 3), "b": random(2, 4)})
+            assert status == "StatusCode.INTERNAL"
+        got = await ask(client, {"a": random(2, 3), "b": random(2, 3)})
+        assert got["sum"].shape == (2, 3)
+        assert not broken.done()
+        trouble.error = BackendFailed("odd")
+        while not broken.done():
+            status, _ = await refusal(client, {"a": random(2, 3), "b": random(2, 3)})
+            assert status == "StatusCode.INTERNAL"
+        assert "odd" in await broken
 
 
 async def test_texts_pass_and_must_be_utf8(tmp_path: Path) -> None:
