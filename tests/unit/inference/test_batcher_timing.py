@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from mesh.batching_options import BatchingOptions, QueuePolicy
-from mesh.errors import DeadlineExceeded, DeadlineTooShort
+from mesh.errors import DeadlineExceeded, DeadlineTooShort, InvalidArgument
 from services.inference.batching.batch import make_limits
 from services.inference.batching.batcher import Batcher
 from services.inference.batching.door import Door
@@ -26,7 +26,7 @@ from tests.unit.inference.virtual_time import HeldExecutor, run_virtually, settl
 
 @dataclass
 class Engine:
-    """Doubles numbers, when it is told to; a run takes as long as the test lets pass."""
+    """Doubles numbers but 13 when it is told to; a run takes as long as the test lets pass."""
 
     batcher: Batcher[int, int]
     executor: HeldExecutor
@@ -68,6 +68,8 @@ async def engine_with(**options: Any) -> AsyncIterator[Engine]:
 
     def double(items: Sequence[int], _key: str) -> Ran[int]:
         batches.append(list(items))
+        if 13 in items:
+            raise InvalidArgument("13", field="inputs")
         return Ran([item * 2 for item in items])
 
     asked = BatchingOptions(**{"max_batch_size": 4, "max_queue_delay_ms": 10.0, **options})
@@ -225,3 +227,17 @@ async def test_a_delayed_request_still_has_its_deadline() -> None:
         with pytest.raises(DeadlineExceeded, match="in the queue"):
             await impatient
         await engine.finish()
+
+
+@virtually
+async def test_nothing_is_run_again_for_those_who_have_left() -> None:
+    async with engine_with() as engine:
+        leaves, bad = await engine.start(1), await engine.start(13)
+        stays = await engine.start(2, 3)
+        leaves.cancel()
+        await settle()
+        await engine.work_off()
+        assert (await stays).results == [4, 6]
+        with pytest.raises(InvalidArgument):
+            await bad
+    assert engine.batches == [[1, 13, 2, 3], [13], [2, 3]]
