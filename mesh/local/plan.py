@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh.capacity import memory_bytes
 from mesh.catalog import Catalog
 from mesh.controlplane.bootstrap import build_bootstrap
 from mesh.local.address import Addresses
@@ -153,6 +154,7 @@ def _node(plan: Plan, node_id: str, catalog: Catalog) -> Child:
     # Nodes that compute on each other's cores are a quarter slower than on their share of them.
     share = max(1, len(os.sched_getaffinity(0)) // plan.settings.nodes)
     threads = os.environ.get("RINGMESH_ENGINE_THREADS", str(share))
+    memory = str(memory_bytes() * 4 // 5 // plan.settings.nodes)
     return _service(
         plan,
         node_id,
@@ -161,6 +163,7 @@ def _node(plan: Plan, node_id: str, catalog: Catalog) -> Child:
         probe,
         node_id=node_id,
         engine_threads=threads,
+        memory_budget_bytes=os.environ.get("RINGMESH_MEMORY_BUDGET_BYTES", memory),
     )
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from mesh.capacity import memory_bytes
 from mesh.settings import ServiceSettings
-from services.inference.capacity import memory_bytes
 
 
 class NodeSettings(ServiceSettings):

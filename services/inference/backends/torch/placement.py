@@ -20,8 +20,8 @@ from services.inference.backends.backend import (
 from services.inference.backends.torch.backend import NAME
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_OLDEST_GPU = (8, 0)
-"""The first with bfloat16."""
+_BFLOAT16_GPU = (8, 0)
+"""The first compute capability that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,13 @@ def has_gpu() -> bool:
 
 
 def choose_place(compute: str, settings: BackendSettings) -> Place:
-    """bfloat16 on a GPU and float32 on a CPU, unless a precision is asked for."""
+    """Two bytes a number on a GPU and float32 on a CPU, unless a precision is asked for."""
     if not has_gpu():
         # For the process: torch has one pool of threads for all its models.
         torch.set_num_threads(settings.thread_count)
         return Place(torch.device("cpu"), _DTYPES.get(compute, torch.float32))
-    if torch.cuda.get_device_capability() < _OLDEST_GPU:
-        name = torch.cuda.get_device_name()
-        text = f"{name} is older than compute capability 8.0"
-        raise BackendUnavailable(NAME, Obstacle.UNSUPPORTED_GPU, text)
-    return Place(torch.device("cuda", 0), _DTYPES.get(compute, torch.bfloat16))
+    best = torch.bfloat16 if torch.cuda.get_device_capability() >= _BFLOAT16_GPU else torch.float16
+    return Place(torch.device("cuda", 0), _DTYPES.get(compute, best))
 
 
 @contextmanager
