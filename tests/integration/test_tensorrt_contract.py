@@ -82,9 +82,10 @@ def test_full_tensorrt_makes_contexts_from_a_runtime_configuration(
 ) -> None:
     makes = full["ICudaEngine"]["create_execution_context"]
     assert "runtime_config: " in makes
-    assert "ExecutionContextAllocationStrategy" in full["IRuntimeConfig"][
-        "set_execution_context_allocation_strategy"
-    ]
+    assert (
+        "ExecutionContextAllocationStrategy"
+        in full["IRuntimeConfig"]["set_execution_context_allocation_strategy"]
+    )
 
 
 def test_what_is_for_tensorrt_rtx_alone_would_be_missed_in_the_full_one(

@@ -66,7 +66,8 @@ class TensorRtBackend:
 
     def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
         """Loads the decoder's engine, and runs it in every shape once."""
-        form = decoder_form(decoder.precision, decoder.compute)
+        architecture = self._machine.identify().architecture
+        form = decoder_form(decoder.precision, decoder.compute, architecture)
         shapes = slot_shapes(
             decoder.config, form, slots=slots, context_tokens=decoder.context_tokens
         )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,15 +53,15 @@ class CudaGpu:
 
     def __init__(self, driver: Any, device: Any) -> None:
         self._driver = driver
-        self._device = device
         self._context = self._call("cuDevicePrimaryCtxRetain", device)
         self.activate()
         self.facts = read_facts(driver, device)
         flag = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
         self._stream = self._call("cuStreamCreate", int(flag))
-        self._allocated: list[int] = []
-        self._pinned: list[int] = []
-        self._graphs: list[Any] = []
+        # Whoever loses a model in the making loses the last reference, and frees nothing by hand.
+        self._taken = _Taken(device, self._context, self._stream)
+        self._free = weakref.finalize(self, self._taken.free, driver)
+        self._free.atexit = False
 
     def __repr__(self) -> str:
         return f"<CudaGpu {self.facts.name} {self.facts.architecture}>"
@@ -84,14 +86,14 @@ class CudaGpu:
         if code == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise OutOfDeviceMemory(size_bytes, self.free_bytes())
         self._check("cuMemAlloc", code)
-        self._allocated.append(int(address))
+        self._taken.allocated.append(int(address))
         self._call("cuMemsetD8Async", address, 0, size_bytes, self._stream)
         return int(address)
 
     def pinned(self, size_bytes: int) -> NDArray[np.uint8]:
         """By cuMemAllocHost."""
         address = int(self._call("cuMemAllocHost", size_bytes))
-        self._pinned.append(address)
+        self._taken.pinned.append(address)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
 
     def to_device(self, address: int, values: NDArray[Any]) -> None:
@@ -130,20 +132,12 @@ class CudaGpu:
         graph = self._call("cuStreamEndCapture", self._stream)
         program = self._call("cuGraphInstantiate", graph, 0)
         self._call("cuGraphDestroy", graph)
-        self._graphs.append(program)
+        self._taken.graphs.append(program)
         return lambda: self._call("cuGraphLaunch", program, self._stream)
 
     def close(self) -> None:
-        """Frees graphs, memory and stream, and lets go of the context."""
-        self.activate()
-        for program in self._graphs:
-            self._call("cuGraphExecDestroy", program)
-        for address in self._allocated:
-            self._call("cuMemFree", address)
-        for address in self._pinned:
-            self._call("cuMemFreeHost", address)
-        self._call("cuStreamDestroy", self._stream)
-        self._call("cuDevicePrimaryCtxRelease", self._device)
+        """Frees graphs, memory and stream, and lets go of the context; once."""
+        self._free()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
@@ -158,6 +152,30 @@ class CudaGpu:
             return
         kind = BackendLost if code.name in _LOST else BackendFailed
         raise kind(f"CUDA: {name}: {code.name}")
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What was taken of a device."""
+
+    device: Any
+    context: Any
+    stream: Any
+    allocated: list[int] = field(default_factory=list)
+    pinned: list[int] = field(default_factory=list)
+    graphs: list[Any] = field(default_factory=list)
+
+    def free(self, driver: Any) -> None:
+        """Gives it back. What a device that is lost says to it changes nothing any more."""
+        driver.cuCtxSetCurrent(self.context)
+        for program in self.graphs:
+            driver.cuGraphExecDestroy(program)
+        for address in self.allocated:
+            driver.cuMemFree(address)
+        for address in self.pinned:
+            driver.cuMemFreeHost(address)
+        driver.cuStreamDestroy(self.stream)
+        driver.cuDevicePrimaryCtxRelease(self.device)
 
 
 def open_gpu() -> CudaGpu:
