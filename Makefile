@@ -9,7 +9,7 @@ EXTRAS ?=
 comma := ,
 DEV := $(VENV)/.dev$(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 
-.PHONY: up down test check bench protos format soak fuzz
+.PHONY: up down test check bench bench-gpu protos format soak fuzz
 
 up: $(VENV)/.local
 	@exec $(BIN)/ringmesh up
@@ -40,6 +40,10 @@ format: $(DEV)
 # Figures, never pass or fail: they go to bench/RESULTS.md.
 bench: $(DEV)
 	$(BIN)/python bench/mesh_overhead.py
+
+# On a machine with a GPU: make bench-gpu EXTRAS=torch,tensorrt
+bench-gpu: $(DEV)
+	$(BIN)/python bench/gpu.py
 
 protos: $(DEV)
 	$(BIN)/python protos/generate.py
