@@ -13,7 +13,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from services.gateway.caller import Caller
 FOLDER = Path("/dev/shm")  # noqa: S108  # where Linux keeps POSIX shared memory objects
 MAX_REGIONS = 1024
 """Each region holds a file descriptor."""
+
+IPV4 = 4
 
 _KEY = re.compile(r"/?[^/\x00]{1,254}")
 
@@ -151,15 +155,23 @@ class SharedMemory:
     def _check_local(self, caller: Caller) -> None:
         if not self._folder.is_dir():
             raise Unimplemented("this host has no POSIX shared memory")
-        if caller.address is None or not _is_loopback(caller.address):
+        if caller.address is None or not _is_own(caller.address):
             raise Unimplemented("shared memory is for clients on the gateway's own host")
 
 
-def _is_loopback(address: str) -> bool:
+def _is_own(address: str) -> bool:
+    """Whether an address is this host's; for loopback, Envoy tells that of its own host."""
     try:
-        return ipaddress.ip_address(address).is_loopback
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
+    if parsed.is_loopback:
+        return True
+    family = socket.AF_INET if parsed.version == IPV4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect((address, 9))  # sends nothing; the route to oneself comes from oneself
+        return str(probe.getsockname()[0]) == address
+    return False
 
 
 def _cut_short(region: str) -> InvalidArgument:
