@@ -69,7 +69,7 @@ class Plane:
 
 
 @pytest.fixture
-def plane() -> Iterator[Plane]:
+async def plane() -> AsyncIterator[Plane]:
     edge, mesh, listen, admin = free_ports(4)
     host = "127.0.0.1"
     with open_telemetry("controlplane", "test", otlp_endpoint=None) as telemetry:
