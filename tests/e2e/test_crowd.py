@@ -18,6 +18,7 @@ from tests.integration.crowd import (
     ask_wrong_text,
     check_outcome,
     check_statistics,
+    grpc_lane,
     make_crowd,
     since,
 )
@@ -30,10 +31,11 @@ async def test_everyone_in_a_crowd_gets_what_they_get_alone(mesh: Mesh) -> None:
     crowd = make_crowd(ASKS, CALLERS, seed=3)
     async with grpc.aio.insecure_channel(mesh.edge) as channel:
         stub = GRPCInferenceServiceStub(channel)
-        alone = [await ask_alone(stub.ModelInfer, caller) for caller in crowd]
+        edge = grpc_lane(stub.ModelInfer)
+        alone = [await ask_alone(edge, caller) for caller in crowd]
         asked = oip.ModelStatisticsRequest(name="minilm")
         before = await stub.ModelStatistics(asked)
-        calls = (ask_in_crowd(stub.ModelInfer, caller) for caller in crowd)
+        calls = (ask_in_crowd(edge, caller) for caller in crowd)
         got = await asyncio.gather(*calls)
         after = await stub.ModelStatistics(asked)
     for caller, expected, outcome in zip(crowd, alone, got, strict=True):

@@ -7,17 +7,19 @@ too, whoever it shares a batch with. Some are in a hurry and some leave before t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 
 from mesh.pb import inference_pb2 as oip
 
-Words = ("ring", "mesh", "model", "river", "of", "the", "small", "green", "answers", "waits")
+WORDS = ("ring", "mesh", "model", "river", "of", "the", "small", "green", "answers", "waits")
 Ask = Callable[[np.random.Generator], oip.ModelInferRequest]
 
 
@@ -48,6 +50,12 @@ class Outcome:
     details: str = ""
 
 
+Lane = Callable[[oip.ModelInferRequest, float], Awaitable[Outcome]]
+DTYPES: Mapping[str, str] = {"FP32": "<f4", "INT64": "<i8", "UINT8": "|u1"}
+STATUS_OF_HTTP = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
 LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 GONE = Outcome(code=grpc.StatusCode.CANCELLED)
 
@@ -66,14 +74,49 @@ def make_crowd(asks: Sequence[Ask], count: int, seed: int) -> list[Caller]:
     return crowd
 
 
-async def ask_alone(infer: Any, caller: Caller) -> Outcome:
+def grpc_lane(infer: Any) -> Lane:
+    """By gRPC, with this `ModelInfer`."""
+
+    async def ask(request: oip.ModelInferRequest, timeout_s: float) -> Outcome:
+        try:
+            response = await infer(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            return Outcome(code=error.code(), details=error.details() or "")
+        assert response.id == request.id
+        assert response.model_name == request.model_name
+        response.id = ""
+        return Outcome(response.SerializeToString(deterministic=True))
+
+    return ask
+
+
+def rest_lane(client: httpx.AsyncClient) -> Lane:
+    """By REST, in JSON; what JSON cannot say is a caller's own affair."""
+
+    async def ask(request: oip.ModelInferRequest, timeout_s: float) -> Outcome:
+        path, body = f"/v2/models/{request.model_name}/infer", as_json(request)
+        try:
+            response = await client.post(path, json=body, timeout=timeout_s)
+        except httpx.TimeoutException:
+            return Outcome(code=LATE)
+        answer = response.json()
+        if response.status_code != httpx.codes.OK:
+            return Outcome(code=STATUS_OF_HTTP[response.status_code], details=answer["error"])
+        assert answer.pop("id") == request.id
+        assert answer["model_name"] == request.model_name
+        return Outcome(json.dumps(answer).encode())
+
+    return ask
+
+
+async def ask_alone(lane: Lane, caller: Caller) -> Outcome:
     """What the caller gets when nobody else asks and it waits for as long as that takes."""
-    return await _ask(infer, caller.request, 60.0)
+    return await lane(caller.request, 60.0)
 
 
-async def ask_in_crowd(infer: Any, caller: Caller) -> Outcome:
+async def ask_in_crowd(lane: Lane, caller: Caller) -> Outcome:
     """What it gets among others; `GONE` if it has left before."""
-    asking = asyncio.ensure_future(_ask(infer, caller.request, caller.timeout_s))
+    asking = asyncio.ensure_future(lane(caller.request, caller.timeout_s))
     if caller.fate is Fate.LEAVES:
         for _ in range(caller.turns):
             await asyncio.sleep(0)
@@ -139,9 +182,8 @@ def ask_identity(rng: np.random.Generator) -> oip.ModelInferRequest:
     for name in names:
         shape = rng.integers(0, 5, int(rng.integers(3)))
         values = rng.integers(0, 100, shape)
-        kinds: Mapping[str, str] = {"FP32": "<f4", "INT64": "<i8", "UINT8": "|u1"}
-        datatype = str(rng.choice(list(kinds)))
-        tensor(request, name, datatype, np.asarray(values).astype(kinds[datatype]))
+        datatype = str(rng.choice(list(DTYPES)))
+        tensor(request, name, datatype, np.asarray(values).astype(DTYPES[datatype]))
     want(request, rng, *names)
     return request
 
@@ -150,7 +192,7 @@ def ask_minilm(rng: np.random.Generator) -> oip.ModelInferRequest:
     """Texts of different lengths."""
     request = oip.ModelInferRequest(model_name="minilm")
     texts = [
-        " ".join(rng.choice(Words, int(rng.integers(0, 24))))
+        " ".join(rng.choice(WORDS, int(rng.integers(0, 24))))
         for _ in range(int(rng.integers(1, 5)))
     ]
     field = request.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
@@ -173,15 +215,37 @@ def ask_unknown_output(rng: np.random.Generator) -> oip.ModelInferRequest:
     return request
 
 
-async def _ask(infer: Any, request: oip.ModelInferRequest, timeout_s: float) -> Outcome:
+def as_json(request: oip.ModelInferRequest) -> dict[str, Any]:
+    """The same request in the protocol's JSON."""
+    raw = list(request.raw_input_contents)
+    inputs = []
+    for each in request.inputs:
+        texts = each.contents.bytes_contents
+        values = (
+            [text.decode() for text in texts]
+            if each.datatype == "BYTES"
+            else np.frombuffer(raw.pop(0), DTYPES[each.datatype]).tolist()
+        )
+        shape = list(each.shape)
+        inputs.append(
+            {"name": each.name, "datatype": each.datatype, "shape": shape, "data": values}
+        )
+    parameters = {
+        name: getattr(value, value.WhichOneof("parameter_choice"))
+        for name, value in request.parameters.items()
+    }
+    outputs = [{"name": output.name} for output in request.outputs]
+    asked = {"outputs": outputs} if outputs else {}
+    return {"id": request.id, "inputs": inputs, "parameters": parameters, **asked}
+
+
+def is_text(request: oip.ModelInferRequest) -> bool:
+    """Whether JSON can say it."""
     try:
-        response = await infer(request, timeout=timeout_s)
-    except grpc.aio.AioRpcError as error:
-        return Outcome(code=error.code(), details=error.details() or "")
-    assert response.id == request.id
-    assert response.model_name == request.model_name
-    response.id = ""
-    return Outcome(response.SerializeToString(deterministic=True))
+        as_json(request)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _reduce(duration: oip.StatisticDuration, by: oip.StatisticDuration) -> None:

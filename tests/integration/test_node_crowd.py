@@ -1,4 +1,4 @@
-"""Two hundred callers at once, on the node itself and through the gateway: each gets its own."""
+"""Two hundred callers at once, on the node itself and by both of the gateway's protocols."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -38,7 +39,10 @@ from tests.integration.crowd import (
     ask_wrong_text,
     check_outcome,
     check_statistics,
+    grpc_lane,
+    is_text,
     make_crowd,
+    rest_lane,
     since,
     tensor,
     want,
@@ -171,17 +175,27 @@ async def test_everyone_in_a_crowd_gets_what_they_get_alone(
     lanes: Lanes, registry: CollectorRegistry, seed: int
 ) -> None:
     crowd = make_crowd(ASKS, CALLERS, seed)
-    alone = [await ask_alone(lanes.node.stub.ModelInfer, caller) for caller in crowd]
-    before = {model: await counted(lanes, model) for model in DOCUMENTS}
-    lookups = registry.get_sample_value("ringmesh_batch_rows_count", labels("lookup")) or 0
-    async with grpc.aio.insecure_channel(lanes.gateway) as channel:
-        through = GRPCInferenceServiceStub(channel).ModelInfer
-        lane_of = [lanes.node.stub.ModelInfer, through]
-        asking = (ask_in_crowd(lane_of[n % 2], caller) for n, caller in enumerate(crowd))
-        got = await asyncio.gather(*asking)
+    async with (
+        grpc.aio.insecure_channel(lanes.gateway) as channel,
+        httpx.AsyncClient(base_url=f"http://{lanes.http}", limits=httpx.Limits()) as client,
+    ):
+        ways = [
+            grpc_lane(lanes.node.stub.ModelInfer),
+            grpc_lane(GRPCInferenceServiceStub(channel).ModelInfer),
+            rest_lane(client),
+        ]
+        way_of = [ways[n % (3 if is_text(each.request) else 2)] for n, each in enumerate(crowd)]
+        asking = list(zip(way_of, crowd, strict=True))
+        alone = [await ask_alone(way, caller) for way, caller in asking]
+        before = {model: await counted(lanes, model) for model in DOCUMENTS}
+        lookups = registry.get_sample_value("ringmesh_batch_rows_count", labels("lookup")) or 0
+        got = await asyncio.gather(*(ask_in_crowd(way, caller) for way, caller in asking))
     for caller, expected, outcome in zip(crowd, alone, got, strict=True):
         check_outcome(caller, expected, outcome)
     check_mix(crowd, got)
+    assert all(
+        any(o.response for w, o in zip(way_of, got, strict=True) if w is way) for way in ways
+    )
     for model in DOCUMENTS:
         added = since(await counted(lanes, model), before[model])
         asked = of_model(crowd, model)
