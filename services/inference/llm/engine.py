@@ -12,7 +12,7 @@ who have begun are told so that they may go on elsewhere, those who wait are ref
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -194,6 +194,7 @@ class Engine:
                 self._withdraw(action)
             except BackendFailed as error:
                 self._fail(_concerned(action), error)
+                self._forget(_writes(action))
             spoilt |= _writes(action)
 
     def _perform(self, action: Action) -> None:
@@ -215,6 +216,12 @@ class Engine:
     def _begin(self, answer: Answer, reused: int) -> None:
         if not answer.has_yielded:
             self._mail.append((answer, answer.admit(time.time_ns(), reused)))
+
+    def _forget(self, indices: Iterable[int]) -> None:
+        """What these slots hold is of no use to anybody."""
+        for index in indices:
+            if self._slots[index].sequence is None:
+                self._slots[index] = Slot()
 
     def _withdraw(self, action: Action) -> None:
         """The slot that it builds upon is lost; who was to have it waits for another."""

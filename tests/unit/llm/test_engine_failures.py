@@ -168,6 +168,22 @@ async def test_a_copy_that_fails_costs_one_answer_and_sends_others_back_into_the
             check(job, events)
 
 
+async def test_after_an_exchange_that_failed_neither_slot_is_relied_on() -> None:
+    backend = ToyBackend(slots=2)
+    first = replace(task(tuple(range(1, 31)), limit=2), end_ids=frozenset())
+    second = replace(task((40, 41), limit=12), end_ids=frozenset())
+    async with scheduling(backend, chunk_tokens=64) as scheduler:
+        backend.failing_copies = {1}
+        running = await all_in(scheduler, backend, first, second)
+        check(first, await running[0])
+        assert isinstance(await running[1], BackendFailed)
+        again = await collect(scheduler, replace(first, limit=9))
+        check(replace(first, limit=9), again)
+        assert isinstance(again[0], Started)
+        assert again[0].cached_tokens == 0
+        assert backend.copies == 1
+
+
 # A task, how many turns of the loop pass before it, and after how many events its caller leaves.
 lives = st.lists(
     st.tuples(tasks, st.integers(0, 30), st.one_of(st.none(), st.integers(0, 6))),
