@@ -42,7 +42,7 @@ def open_slots(folder: Path, precision: Precision, threads: int = 2) -> OnnxRunt
 
 @pytest.fixture(scope="module")
 def rotated(tmp_path_factory: pytest.TempPathFactory) -> OnnxRuntimeSlots:
-    return open_slots(tmp_path_factory.mktemp("rotated"), "int8")
+    return open_slots(tmp_path_factory.mktemp("rotated"), "int8-rows")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_it_is_the_plain_decoder_but_for_rounding(
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
 def test_a_row_is_the_same_to_the_bit_in_any_company(tmp_path: Path, threads: int) -> None:
-    slots = open_slots(tmp_path, "int8", threads)
+    slots = open_slots(tmp_path, "int8-rows", threads)
     for slot in range(SLOTS):
         slots.prefill(slot, PROMPT[slot:], 0)
     held = [len(PROMPT) - slot for slot in range(SLOTS)]
