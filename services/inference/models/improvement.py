@@ -8,6 +8,8 @@ and opens the model again. It knows no backend by name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 
 from mesh.deployment import Assignment
@@ -25,6 +27,8 @@ class Improvement:
     def __init__(self, backends: Sequence[Backend], open_model: Open) -> None:
         self._backends = tuple(each for each in backends if isinstance(each, Prepares))
         self._open = open_model
+        # One at a time: each takes a core and much memory.
+        self._turn = asyncio.Semaphore(1)
 
     async def __call__(
         self, assignment: Assignment, serving: LoadedModel, say: Say
@@ -38,7 +42,8 @@ class Improvement:
         if work is None:
             return None
         say(f"runs on {serving.backend} while its engine for {work.backend} is being built")
-        await _prepare(work)
+        async with self._turn:
+            await _prepare(work)
         return await self._better(assignment, serving, say)
 
     def _pending(self, digest: str) -> Pending | None:
@@ -59,8 +64,30 @@ class Improvement:
 
 
 async def _prepare(work: Pending) -> None:
+    """In a thread that a node which stops does not wait for: it may be waiting for another node."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        outcome: BaseException | None = None
+        try:
+            work.prepare()
+        except BaseException as error:  # noqa: BLE001 - the thread's edge: it is raised over there
+            outcome = error
+        with contextlib.suppress(RuntimeError):  # the node has stopped
+            loop.call_soon_threadsafe(settle, outcome)
+
+    threading.Thread(target=run, name=f"prepare-{work.backend}", daemon=True).start()
     try:
-        await asyncio.to_thread(work.prepare)
+        await done
     except asyncio.CancelledError:
         work.cancel()
         raise

@@ -31,6 +31,7 @@ class OracleMachine:
         self.refusal: BackendUnavailable | None = None
         self.build_failure = ""
         self.tilt = 0.0
+        self.loading_error: Exception | None = None
         self.capacity_bytes = 1 << 30
         self.built: list[BuildJob] = []
         self.gpus: list[HostGpu] = []
@@ -58,6 +59,8 @@ class OracleMachine:
 
     def load(self, plan: bytes, gpu: Gpu, kernels: Path) -> OracleEngine:
         del gpu, kernels
+        if self.loading_error is not None:
+            raise self.loading_error
         job = read_job(json.loads(plan))
         return OracleEngine(job.graph, job.profiles, tilt=self.tilt)
 

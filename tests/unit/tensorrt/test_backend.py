@@ -178,3 +178,25 @@ def test_an_encoders_free_axes_are_rows_and_tokens(
     prepare(backend, graph.digest)
     ((profile,),) = machine.built[0].profiles
     assert (profile.least, profile.usual, profile.most) == ((1, 1), (8, 100), (64, 100))
+
+
+def test_an_engine_whose_logits_are_no_numbers_is_no_engine(
+    machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    refused(lambda: backend.open_slots(decoder, 3))
+    prepare(backend, decoder.digest)
+    machine.tilt = float("nan")
+    assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.BUILD_FAILED
+    assert machine.gpus[-1].is_closed
+    machine.tilt = 0
+    backend.open_slots(decoder, 3).close()
+
+
+def test_a_plan_that_the_library_chokes_on_is_no_engine(
+    machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    refused(lambda: backend.open_slots(decoder, 3))
+    prepare(backend, decoder.digest)
+    machine.loading_error = TypeError("pybind11::init(): factory function returned nullptr")
+    assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.BUILD_FAILED
+    assert machine.gpus[-1].is_closed

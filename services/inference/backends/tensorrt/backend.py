@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from services.inference.backends.backend import BackendUnavailable, Device, Graph, Obstacle
+from services.inference.backends.backend import (
+    BackendFailed,
+    BackendUnavailable,
+    Device,
+    Graph,
+    Obstacle,
+)
 from services.inference.backends.pending import Pending
 from services.inference.backends.tensorrt.build_process import BuildJob
 from services.inference.backends.tensorrt.engine import KERNELS_FILE
@@ -137,7 +143,7 @@ class TensorRtBackend:
             raise BackendUnavailable(BACKEND, Obstacle.NOT_BUILT_YET, "the engine is to be built")
         self._pending.pop(wanted.key.digest, None)
         kernels = engine_folder(wanted.cache_dir, wanted.key) / KERNELS_FILE
-        with ExitStack() as undo:
+        with _unusable(), ExitStack() as undo:
             gpu = self._machine.open_gpu()
             undo.callback(gpu.close)
             engine = self._machine.load(plan, gpu, kernels)
@@ -155,3 +161,17 @@ class TensorRtBackend:
 
         obtain = partial(self._cache.obtain, wanted.cache_dir, wanted.model, wanted.key, build)
         return Pending(BACKEND, obtain, process.close)
+
+
+@contextmanager
+def _unusable() -> Iterator[None]:
+    """An engine that fails before it has served anybody is no engine; the model has others.
+
+    The library's bindings answer a null pointer with TypeError, and what they throw with
+    RuntimeError.
+    """
+    try:
+        yield
+    except (BackendFailed, RuntimeError, TypeError) as error:
+        detail = f"the engine fails in its first runs: {error}"
+        raise BackendUnavailable(BACKEND, Obstacle.BUILD_FAILED, detail) from error

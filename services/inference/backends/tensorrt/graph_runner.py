@@ -16,7 +16,12 @@ from mesh.tensor import Array
 from services.inference.backends.backend import BackendFailed, GraphTensor
 from services.inference.backends.tensorrt.engine import Engine, allocate
 from services.inference.backends.tensorrt.gpu import Gpu
-from services.inference.backends.tensorrt.shapes import Profile, Shape, row_bucket
+from services.inference.backends.tensorrt.shapes import (
+    Profile,
+    Shape,
+    row_bucket,
+    row_buckets,
+)
 
 
 class TensorRtGraph:
@@ -42,6 +47,7 @@ class TensorRtGraph:
         for tensor in self.outputs:
             shape = self._context.output_shape(tensor.name)
             self._stages[tensor.name] = _Stage(gpu, tensor, shape)
+        self._warm_up(profile)
         staged = sum(stage.size_bytes for stage in self._stages.values())
         self.memory_bytes = engine.memory_bytes + staged
 
@@ -73,6 +79,14 @@ class TensorRtGraph:
         self._gpu.synchronize()
         # The pinned memory is the next run's.
         return [view[:count].copy() for view in views]
+
+    def _warm_up(self, profile: Profile) -> None:
+        """The usual shape with every number of rows, so that kernels are ready, and are kept."""
+        for rows in row_buckets(self._rows):
+            self._bind({each.name: (rows, *each.usual[1:]) for each in profile})
+            self._context.enqueue()
+            self._gpu.synchronize()
+        self._engine.save_kernels()
 
     def _fetch(self, name: str) -> NDArray[Any]:
         return self._stages[name].fetch(self._context.output_shape(name))

@@ -88,10 +88,11 @@ class Library:
 
     def make_builder(self) -> api.Builder:
         """A builder; it wants a GPU of the full flavour only."""
-        builder = self._module.Builder(self._logger)
-        if builder is None:
-            raise self.failure(Obstacle.BUILD_FAILED, "no builder could be made")
-        return cast("api.Builder", builder)
+        try:
+            return cast("api.Builder", self._module.Builder(self._logger))
+        except (RuntimeError, TypeError) as error:  # the bindings' word for a null pointer
+            what = f"no builder could be made: {error}"
+            raise self.failure(Obstacle.BUILD_FAILED, what) from error
 
     def make_network(self, builder: api.Builder) -> api.INetworkDefinition:
         """An empty network whose tensors have the types that the model gives them."""

@@ -134,7 +134,9 @@ class TensorRtSlots:
         """Every way of running once, so that kernels are ready before anybody waits for them."""
         longest = self._shapes.prefill_tokens
         for tokens in {1, longest // 4, longest // 2, longest} - {0}:
-            self.prefill(0, [0] * tokens, 0)
+            logits = self.prefill(0, [0] * tokens, 0)
+            if not np.isfinite(logits).all():
+                raise BackendFailed("its logits are no numbers: another precision may do")
         for rows in self._decoding:
             self.decode([0] * rows, [0] * rows)
         self._engine.save_kernels()
