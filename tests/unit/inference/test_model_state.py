@@ -44,7 +44,7 @@ def test_ready_is_reached_by_loading_and_left_by_removal_or_failure(state: S, ch
         return
     ready = (C.LOADED, C.RECOVERED, C.MOVED, C.PAGED_OUT, C.PAGED_IN)
     assert (after is S.READY) == (change in ready)
-    if state is S.READY and change is not C.MOVED:
+    if state is S.READY and change not in ready:
         assert after is {C.REMOVED: S.DRAINING, C.BROKE: S.UNAVAILABLE}[change]
 
 
