@@ -41,7 +41,9 @@ def symmetric_blocks(weight: NDArray[np.float32], bits: Bits) -> SymmetricBlocks
     """Rounds a matrix whose rows divide into blocks."""
     blocks = weight.reshape(weight.shape[0], -1, BLOCK)
     scales, least, most = _scales(blocks, bits)
-    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
+    # Below this a scale has no inverse in float32, and its block is nothing to anybody.
+    is_normal = np.abs(scales) >= np.finfo(np.float32).tiny
+    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=is_normal)
     codes = np.clip(np.rint(blocks * inverse[:, :, None]), least, most).astype(np.int8)
     return SymmetricBlocks(codes.reshape(weight.shape), scales)
 
