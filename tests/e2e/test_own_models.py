@@ -13,6 +13,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.harness import Mesh
+from tests.e2e.test_readme import curl_lines, run
 from tests.integration.onnx_graphs import save_mlp
 from tests.reference.tiny_encoders import ENCODERS, TEXTS, write_encoder
 
@@ -24,11 +25,15 @@ def publish(mesh: Mesh, place: Path, client: triton_grpc.InferenceServerClient, 
     done = mesh.command("publish", str(place), "--deploy", "--json", *more)
     assert done.returncode == 0, done.stderr
     name = str(json.loads(done.stdout)["model"])
+    wait_until_ready(client, name, mesh)
+    return name
+
+
+def wait_until_ready(client: triton_grpc.InferenceServerClient, name: str, mesh: Mesh) -> None:
     deadline = time.monotonic() + 60
     while not is_ready(client, name):
         assert time.monotonic() < deadline, mesh.command("status").stdout
         time.sleep(0.1)
-    return name
 
 
 def is_ready(client: triton_grpc.InferenceServerClient, name: str) -> bool:
@@ -36,6 +41,23 @@ def is_ready(client: triton_grpc.InferenceServerClient, name: str) -> bool:
         return bool(client.is_model_ready(name))
     except InferenceServerException:  # the gateway has not heard of it yet
         return False
+
+
+def test_the_manual_s_graph_is_served_by_the_lines_that_it_prints(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    (save_mlp(tmp_path, external=False) / "model.onnx").rename(tmp_path / "wine.onnx")
+    published = mesh.command("publish", str(tmp_path / "wine.onnx"), "--deploy")
+    assert published.returncode == 0, published.stderr
+    with triton_grpc.InferenceServerClient(mesh.edge) as client:
+        wait_until_ready(client, "wine", mesh)
+    described, answered = (
+        json.loads(run(mesh, line, tmp_path))
+        for line in curl_lines("docs/manifest.md")
+        if "wine" in line
+    )
+    assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 13]}]
+    assert answered["outputs"][0]["shape"] == [1, 5]
 
 
 @pytest.mark.parametrize("external", [False, True])
