@@ -174,11 +174,6 @@ class Library:
         code: str = engine.get_tensor_dtype(name).name
         return _DATATYPES.get(code, code)
 
-    def describe(self, engine: api.ICudaEngine) -> str:
-        """The engine's layers as JSON."""
-        formats = self._module.LayerInformationFormat
-        return engine.create_engine_inspector().get_engine_information(formats.JSON)
-
     def failure(self, obstacle: Obstacle, what: str) -> BackendUnavailable:
         """An error with what the library has said of it."""
         said = self.log.take()
