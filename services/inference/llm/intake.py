@@ -83,11 +83,11 @@ class Intake:
             self._refusal = self._refusal or reason
             self._changed.notify()
 
-    def clear(self) -> tuple[Answer, ...]:
+    def clear(self) -> dict[int, Answer]:
         """Empties the queue; those who were still waiting."""
         with self._changed:
             left, self._waiting = self._waiting, {}
-            return tuple(left.values())
+            return left
 
     def _queue(self) -> list[Queued]:
         return [_queued(number, answer) for number, answer in self._waiting.items()]

@@ -16,11 +16,12 @@ from contextlib import asynccontextmanager
 
 from mesh.errors import RingmeshError
 from services.inference.llm.answer import Answer, Task
-from services.inference.llm.engine import UNLOADED, Engine, Mail, Occupancy
+from services.inference.llm.engine import UNLOADED, Engine, Occupancy
 from services.inference.llm.intake import Intake
 from services.inference.llm.request import Delta, Event, Finished
 from services.inference.llm.runs import UNMETERED, EngineMeter
 from services.inference.llm.slot_backend import SlotBackend
+from services.inference.llm.slot_table import Mail
 
 
 class Generation:

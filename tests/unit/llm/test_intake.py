@@ -84,7 +84,7 @@ def test_a_closed_intake_takes_nothing_and_ends_the_engine() -> None:
     intake.offer(waiting)
     intake.close("the model is being unloaded")
     assert intake.look(may_wait=True) is None
-    assert intake.clear() == (waiting,)
+    assert intake.clear() == {1: waiting}
     assert len(intake) == 0
     with pytest.raises(Unavailable):
         intake.offer(answer())
