@@ -52,10 +52,17 @@ class RegistryRig:
         return await self.stub.CreateModelVersion(request, timeout=TIMEOUT_S)
 
     async def deploy(
-        self, model: str, weights: Mapping[str, int], replicas: int = 0
+        self,
+        model: str,
+        weights: Mapping[str, int],
+        replicas: int = 0,
+        *,
+        may_page: bool = False,
     ) -> pb.Deployment:
         targets = [pb.Target(version=version, weight=weight) for version, weight in weights.items()]
-        request = pb.SetDeploymentRequest(model=model, targets=targets, replicas=replicas)
+        request = pb.SetDeploymentRequest(
+            model=model, targets=targets, replicas=replicas, may_page=may_page
+        )
         return await self.stub.SetDeployment(request, timeout=TIMEOUT_S)
 
     async def alias(self, model: str, alias: str, version: int) -> pb.Model:

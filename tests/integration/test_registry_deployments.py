@@ -70,6 +70,21 @@ async def test_a_deployment_reaches_consul_with_all_that_loading_takes(
     assert await registry.stub.GetDeployment(request, timeout=TIMEOUT_S) == answer
 
 
+async def test_that_versions_may_be_paged_reaches_the_mesh(
+    registry: RegistryRig, catalog: Catalog
+) -> None:
+    await registry.create("probe", {"weights": b"1"})
+    answer = await registry.deploy("probe", {"1": 100}, may_page=True)
+    found = await published(catalog, "probe")
+    assert found is not None
+    assert answer.may_page
+    assert found.may_page
+    answer = await registry.deploy("probe", {"1": 100})
+    found = await published(catalog, "probe")
+    assert found is not None
+    assert (answer.revision, answer.may_page, found.may_page) == (2, False, False)
+
+
 async def test_what_is_asked_already_keeps_its_revision(registry: RegistryRig) -> None:
     await three_versions(registry)
     first = await registry.deploy("probe", {"1": 100})
