@@ -25,6 +25,7 @@ from opentelemetry.trace import (
 
 from mesh.decoding import decoded, each_decoded, forgiving
 from mesh.errors import DETAILS_KEY, Internal, RingmeshError, error_to_status
+from mesh.in_flight import CallsInFlight
 from mesh.logs import get_logger
 from mesh.telemetry import Telemetry, extract_context, trace_headers
 
@@ -49,10 +50,12 @@ Scope = Callable[[str, grpc.aio.ServicerContext], Any]
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Puts every served method inside `_Scope`."""
+    """Puts every served method inside `_Scope`, and counts it while it lasts."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._scope = _Scope(telemetry)
+    def __init__(self, telemetry: Telemetry, in_flight: CallsInFlight) -> None:
+        self._in_flight = in_flight
+        self._loud = self._counted(_Scope(telemetry))
+        self._quiet = self._counted(_quietly)
 
     async def intercept_service(
         self,
@@ -65,7 +68,16 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(UNTOUCHED_PREFIX):
             return handler
         is_quiet = method.startswith(QUIET_PREFIXES)
-        return _wrap(handler, method, _quietly if is_quiet else self._scope)
+        return _wrap(handler, method, self._quiet if is_quiet else self._loud)
+
+    def _counted(self, scope: Scope) -> Scope:
+        @asynccontextmanager
+        async def counted(method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+            with self._in_flight.one():
+                async with scope(method, context):
+                    yield
+
+        return counted
 
 
 class _Scope:

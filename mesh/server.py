@@ -7,6 +7,7 @@ here and nowhere else. Both bind exactly one port, never shared with another pro
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,12 +20,18 @@ from grpc_health.v1 import health_pb2_grpc
 from mesh.errors import Unavailable
 from mesh.health import SERVICE as HEALTH
 from mesh.health import HealthServicer
+from mesh.in_flight import CallsInFlight
 from mesh.interceptors import ServerInterceptor
 from mesh.logs import get_logger
 from mesh.reflection import add_reflection
 from mesh.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+LONGEST_WAIT_S = 2.0
+"""New calls come for as long as the proxies have not noticed; this bounds the wait for a pause."""
+FLUSH_S = 0.1
+"""A handler's last words are on their way for a moment after it has ended."""
 
 _log = get_logger(__name__)
 
@@ -61,8 +68,9 @@ async def serve(
     Raises:
         Unavailable: the address cannot be bound.
     """
-    health = HealthServicer()
-    server = _make_server(implementation, telemetry, max_message_bytes)
+    health, in_flight = HealthServicer(), CallsInFlight()
+    interceptor = ServerInterceptor(telemetry, in_flight)
+    server = _make_server(implementation, interceptor, max_message_bytes)
     for service in services:
         service.add(service.servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -76,17 +84,20 @@ async def serve(
         yield GrpcServer(port, health)
     finally:
         await health.drain()
+        if implementation == "native":  # closes its connections as soon as the last handler ends
+            await in_flight.wait_until_none(min(drain_timeout_s, LONGEST_WAIT_S))
+            await asyncio.sleep(FLUSH_S)
         await server.stop(drain_timeout_s)
         _log.info("stopped serving", port=port)
 
 
 def _make_server(
-    implementation: Literal["native", "grpcio"], telemetry: Telemetry, max_message_bytes: int
+    implementation: Literal["native", "grpcio"],
+    interceptor: ServerInterceptor,
+    max_message_bytes: int,
 ) -> grpc.aio.Server:
     make = pygrpc_native.aio.server if implementation == "native" else grpc.aio.server
-    server: grpc.aio.Server = make(
-        interceptors=[ServerInterceptor(telemetry)], options=_options(max_message_bytes)
-    )
+    server: grpc.aio.Server = make(interceptors=[interceptor], options=_options(max_message_bytes))
     return server
 
 
