@@ -9,7 +9,7 @@ EXTRAS ?=
 comma := ,
 DEV := $(VENV)/.dev$(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 
-.PHONY: up down test check bench bench-gpu protos format soak fuzz
+.PHONY: up down test check bench bench-gpu bench-llm protos format soak fuzz
 
 up: $(VENV)/.local
 	@exec $(BIN)/ringmesh up
@@ -40,6 +40,11 @@ format: $(DEV)
 # Figures, never pass or fail: they go to bench/RESULTS.md.
 bench: $(DEV)
 	$(BIN)/python bench/mesh_overhead.py
+
+# Beside llama.cpp, onnxruntime-genai and openvino-genai, which the first run installs into
+# .ringmesh-bench/ (some minutes): make bench-llm ONLY=prefill ROUNDS=3 ENGINES=ringmesh
+bench-llm: $(DEV)
+	$(BIN)/python bench/llm/compare.py $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ENGINES),--engines $(ENGINES))
 
 # On a machine with a GPU: make bench-gpu EXTRAS=torch,tensorrt
 bench-gpu: $(DEV)

@@ -1,0 +1,100 @@
+"""Ringmesh: a node's own gRPC stream, asked by a client in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from exchange import DECODE_TOKENS, PROMPT_TOKENS, answer, prompt
+
+from mesh.pb import node_pb2, node_pb2_grpc
+
+T = TypeVar("T")
+NODE = Path(__file__).with_name("node_process.py")
+NEW_TOKENS = 20
+"""Of the answer, and of the second turn's question."""
+
+
+class Node:
+    """A node and a channel to it."""
+
+    def __init__(self, address: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._stub = self._do(self._connect(address))
+
+    def decode(self, streams: int) -> float:
+        """Counted while all streams run: from the last's first token to the first's last."""
+        return self._do(self._decode(streams))
+
+    def prefill(self, tokens: int) -> float:
+        """To the first token."""
+        return tokens / self._do(self._first_token(prompt(tokens)))
+
+    def second_turn(self, tokens: int) -> float:
+        """How much sooner the second turn of a conversation answers than it would cold."""
+        return self._do(self._second_turn(tokens))
+
+    def _do(self, work: Coroutine[object, object, T]) -> T:
+        return self._loop.run_until_complete(work)
+
+    async def _connect(self, address: str) -> node_pb2_grpc.NodeStub:
+        return node_pb2_grpc.NodeStub(grpc.aio.insecure_channel(address))
+
+    async def _decode(self, streams: int) -> float:
+        times: list[list[float]] = [[] for _ in range(streams)]
+        # The first streams answer while the last prompts are read.
+        limit = DECODE_TOKENS + 4 * streams
+        await asyncio.gather(*(self._generate(prompt(PROMPT_TOKENS), limit, t) for t in times))
+        began = max(each[0] for each in times)
+        ended = min(each[-1] for each in times)
+        return sum(began < t <= ended for each in times for t in each) / (ended - began)
+
+    async def _first_token(self, ids: list[int]) -> float:
+        times: list[float] = []
+        started = time.perf_counter()
+        await self._generate(ids, 1, times)
+        return times[0] - started
+
+    async def _second_turn(self, tokens: int) -> float:
+        ids = prompt(tokens)
+        answered = await self._generate(ids, NEW_TOKENS, [])
+        warm = await self._first_token([*ids, *answered, *prompt(NEW_TOKENS)])
+        cold = await self._first_token(prompt(tokens + 2 * NEW_TOKENS))
+        return cold / warm
+
+    async def _generate(self, ids: list[int], limit: int, times: list[float]) -> list[int]:
+        request = node_pb2.GenerateRequest(
+            model_name="smollm2",
+            token_ids=node_pb2.TokenIds(ids=ids),
+            sampling=node_pb2.Sampling(temperature=0),
+            max_tokens=limit,
+            ignore_eos=True,
+        )
+        tokens: list[int] = []
+        async for event in self._stub.Generate(request):
+            tokens += event.delta.token_ids
+            times += [time.perf_counter()] * len(event.delta.token_ids)
+        return tokens
+
+
+def main() -> None:
+    """Starts the node, and ends it with the benchmark."""
+    command = [sys.executable, str(NODE), *sys.argv[1:]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            assert process.stdout is not None  # noqa: S101
+            address = process.stdout.readline().strip()
+            answer(lambda: Node(address), f"ringmesh {version('ringmesh')}")
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    main()
