@@ -67,6 +67,9 @@ def configure_logs(level: str, **fields: str) -> None:
     handler.setFormatter(_JsonFormatter(fields))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     set_log_level(level)
+    # A stream whose caller left while a response went out is closed from another context, which
+    # OpenTelemetry calls an error.
+    logging.getLogger("opentelemetry.context").setLevel(logging.CRITICAL)
 
 
 def set_log_level(level: str) -> None:

@@ -35,7 +35,7 @@ class EchoServicer(node_pb2_grpc.NodeServicer):
                 yield node_pb2.GenerateResponse(delta=node_pb2.Delta(text=word))
             if request.text == "hang":
                 await asyncio.Event().wait()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter while a response goes out
             self.cancelled.set()
             raise
 
