@@ -15,7 +15,6 @@ from mesh.controlplane.resources.route import (
     MODEL,
     VERSION,
     previous_hosts,
-    unlimited,
 )
 from mesh.controlplane.xds.messages import Spec
 
@@ -53,4 +52,6 @@ def _to(name: str) -> Spec:
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         **previous_hosts(),
     }
-    return {"cluster": name, "idle_timeout": IDLE, "retry_policy": retry, **unlimited()}
+    # A deadline is kept by the gateway, which says so; a timer here would end streams in its place,
+    # and one that has begun to answer with a reset that reads as a fault.
+    return {"cluster": name, "idle_timeout": IDLE, "retry_policy": retry, "timeout": "0s"}
