@@ -247,7 +247,7 @@ class ModelTable:
                 await asyncio.wait(each.users)
             if each in retired:
                 retired.remove(each)
-                await each.loaded.close()
+                await _close([each.loaded])
 
     def remark(self, key: Key, reason: str) -> None:
         """Says something of a version that changes nothing."""
@@ -276,15 +276,32 @@ class ModelTable:
         entry = self._entries[key]
         loaded, entry.loaded = entry.loaded, None
         retired, entry.retired[:] = tuple(entry.retired), ()
-        for each in (loaded, *(old.loaded for old in retired)):
-            if each is not None:
-                await each.close()
+        engines = [old.loaded for old in retired]
+        await _close(engines if loaded is None else [loaded, *engines])
         await asyncio.to_thread(give_back)
 
     async def aclose(self) -> None:
         """Closes everything that is still loaded, when the node stops."""
         for key in self._entries:
             await self.unload(key)
+
+
+async def _close(engines: Iterable[LoadedModel]) -> None:
+    """Closes them all, to the end even if cancelled: one that is half closed is nobody's."""
+    closing = asyncio.create_task(_close_each(engines))
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await asyncio.wait({closing})
+        raise
+
+
+async def _close_each(engines: Iterable[LoadedModel]) -> None:
+    for engine in engines:
+        try:
+            await engine.close()
+        except Exception:  # noqa: BLE001 - an engine that has lost its device; the node lives on
+            _log.exception("closing an engine failed", model=engine.name, version=engine.version)
 
 
 def _nothing() -> None:

@@ -234,10 +234,7 @@ class VersionLifetime:
 
     async def _close_broken(self) -> None:
         self._loaded = None
-        try:
-            await self._table.unload(self.key)
-        except Exception:  # noqa: BLE001 - whatever is left of an engine, a new one may start
-            _log.exception("closing a broken model failed", lifetime=repr(self))
+        await self._table.unload(self.key)
         self._memory.release(self.key)
 
     async def _load(self) -> None:
