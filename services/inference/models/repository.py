@@ -10,8 +10,11 @@ from collections.abc import Sequence
 
 from mesh.errors import FailedPrecondition, ModelNotFound, Unavailable
 from services.inference.models.residence import Residence
-from services.inference.models.state import ModelState, ModelStatus
+from services.inference.models.state import Change, ModelState, ModelStatus
 from services.inference.models.table import Key, ModelTable
+
+_TAKES_CALLS = (ModelState.READY, ModelState.LOADING)
+"""Or may at any moment."""
 
 
 class Repository:
@@ -34,10 +37,12 @@ class Repository:
         Raises:
             ModelNotFound: this node has never been told of such a model.
             FailedPrecondition: it is not placed here.
-            Unavailable: it could not be loaded; the node keeps trying.
+            Unavailable: it could not be loaded, and the node keeps trying; or it was given up.
         """
         keys = self._placed(model, version)
+        leaving = [key for key in keys if self._residence.is_withheld(key)]
         self._residence.release(keys)
+        await self._until_out(leaving)
         for key in keys:
             await self._until_loaded(key)
 
@@ -50,16 +55,27 @@ class Repository:
         """
         keys = self._placed(model, version)
         self._residence.withhold(keys)
-        while any(self._state(key) in (ModelState.READY, ModelState.LOADING) for key in keys):
+        await self._until_out(keys)
+
+    async def _until_out(self, keys: Sequence[Key]) -> None:
+        """Until stays that have been told to end take no calls any more."""
+        staying = set(keys)
+        while staying := {key for key in staying if self._state(key) in _TAKES_CALLS}:
             await self._table.wait_for_change()
 
     async def _until_loaded(self, key: Key) -> None:
-        was_loading = False
+        before = self._failed_loads(key)
         while (status := self._status(key)).state is not ModelState.READY:
-            if was_loading and status.state is ModelState.UNAVAILABLE:
+            if self._failed_loads(key) > before:
                 raise Unavailable(f"{status.reference} cannot be loaded: {status.reason}")
-            was_loading = status.state is ModelState.LOADING
+            if key not in self._residence.wanted:
+                raise Unavailable(f"{status.reference} is not to be loaded any more")
             await self._table.wait_for_change()
+
+    def _failed_loads(self, key: Key) -> int:
+        # Counted: a load that fails at once is over before anybody has seen it begin.
+        known = (each for each in self.statuses() if (each.model, each.version) == key)
+        return sum(self._table.changes(each).get(Change.LOAD_FAILED, 0) for each in known)
 
     def _placed(self, model: str, version: int | None) -> Sequence[Key]:
         keys = self._residence.placed(model, version)
@@ -71,7 +87,8 @@ class Repository:
         raise ModelNotFound(reference)
 
     def _status(self, key: Key) -> ModelStatus:
-        return next(each for each in self._table.statuses() if (each.model, each.version) == key)
+        found = (each for each in self._table.statuses() if (each.model, each.version) == key)
+        return next(found, ModelStatus(*key))  # a placement of this moment is not in the table yet
 
     def _state(self, key: Key) -> ModelState:
         return self._status(key).state
