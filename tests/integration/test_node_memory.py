@@ -103,6 +103,10 @@ async def test_models_take_turns_in_memory_and_every_request_is_answered(
         out = [each for each in found if each.memory_bytes == 0]
         assert len(out) == 2
         assert all(each.reason.startswith("paged out to make room for ") for each in out)
+        async with triton.InferenceServerClient(f"{instance.address}:{instance.port}") as client:
+            assert all([await client.is_model_ready(name) for name in names])
+        looked_at = [await status(instance, name) for name in names]
+        assert looked_at == found  # whoever watches a model does not bring it back
         many = [names[i % len(names)] for i in range(40)]
         answers = await asyncio.gather(*(infer(instance, name) for name in many))
         for name, answer in zip(many, answers, strict=True):

@@ -65,12 +65,17 @@ class OipServicer(RepositoryServicer, OipMethods):
     async def ModelReady(
         self, request: oip.ModelReadyRequest, context: grpc.aio.ServicerContext
     ) -> oip.ModelReadyResponse:
-        """Whether the model would answer; an unknown one is NOT_FOUND."""
+        """Whether the model would answer; an unknown one is NOT_FOUND.
+
+        Asked every few seconds by whoever watches it: one that is paged out is not brought back.
+        """
         try:
-            model = await self._resolve(request.name, request.version, context)
+            model = self._models.find(request.name, request.version, routed_version(context))
         except ModelNotReady:
             return oip.ModelReadyResponse(ready=False)
-        await self._send_receipt(model, context)
+        if model is not None:
+            self._mark_span(model)
+            await self._send_receipt(model, context)
         return oip.ModelReadyResponse(ready=True)
 
     async def ModelMetadata(
@@ -158,11 +163,14 @@ class OipServicer(RepositoryServicer, OipMethods):
     ) -> LoadedModel:
         routed, timeout_s = routed_version(context), remaining_s(context)
         model: LoadedModel = await self._models.resolve(name, version, routed, timeout_s)
+        self._mark_span(model)
+        return model
+
+    def _mark_span(self, model: LoadedModel) -> None:
         span = trace.get_current_span()
         span.set_attribute("ringmesh.node", self._node)
         span.set_attribute("ringmesh.model", model.name)
         span.set_attribute("ringmesh.version", model.version)
-        return model
 
     def _ready_versions(self, model: str) -> list[int]:
         return [
