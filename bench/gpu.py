@@ -6,7 +6,7 @@
 It writes down the machine, measures the memory's bandwidth and the matrix units' rate, opens the
 demo models on the best backend (TensorRT where it runs, else torch, else ONNX Runtime), holds their
 answers against ONNX Runtime on the CPU, and measures decoding, prompts and sentences. The table is
-printed and added to bench/RESULTS.md. Figures, never pass or fail, but for answers that are wrong.
+printed and kept in bench/RESULTS.md. Figures, never pass or fail, but for answers that are wrong.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from gpu_limits import Limits, measure_limits
-from gpu_node import (
+
+from bench.gpu_limits import Limits, measure_limits
+from bench.gpu_node import (
     SEQUENCE,
     Bench,
     Sizes,
@@ -32,13 +33,12 @@ from gpu_node import (
     prefill_rate,
     prompt,
 )
-
+from bench.results import keep
 from mesh.local.cache import find_cache_dir
 from mesh.local.demo_models import DemoModels, obtain_demo_models
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.model_files import open_model_files
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 REFERENCE = "onnxruntime"
 LOWEST_COSINE = 0.999
 _ENCODER_OPERATIONS = 2 * 10_650_000 * SEQUENCE
@@ -69,7 +69,7 @@ def main() -> None:
         page = asyncio.run(measure(models, Path(folder), sizes, options.backend, limits))
     print(page)  # noqa: T201 - the result
     if not options.tiny:
-        RESULTS.write_text(f"{RESULTS.read_text().rstrip()}\n\n{page}")
+        keep(page)
 
 
 def read_options() -> argparse.Namespace:

@@ -4,14 +4,17 @@ Four streams of the demo model run through a node's own gRPC stream; then a prom
 comes, and is computed in chunks between their tokens. A larger chunk has the prompt answered sooner
 and makes the others wait longer: the table shows both for several sizes, taken in turns in one run.
 
-The node is a process of its own, with one version of the model per chunk size. As with all figures
-here, nothing passes or fails.
+The node is a process of its own, with one version of the model per chunk size. `make bench-llm`
+prints the table and keeps it in bench/RESULTS.md. Figures, never pass or fail.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import os
+import platform
 import random
 import statistics
 import subprocess
@@ -21,6 +24,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
+from bench.results import keep
 from mesh.deployment import VersionSpec
 from mesh.local.cache import find_cache_dir
 from mesh.local.demo_models import obtain_demo_models
@@ -45,6 +50,7 @@ from services.inference.models.residence import Residence
 from services.inference.models.state import Change
 from services.inference.models.table import ModelTable
 
+TITLE = "## Running streams while a long prompt arrives"
 CHUNKS = (32, 64, 128, 256)
 ROUNDS = 5
 STREAMS = 4
@@ -64,22 +70,26 @@ class Round:
 
 
 def main() -> None:
-    """Measures and prints the table; `serve` is the node's process."""
+    """Measures, prints, keeps; `serve` is the node's process."""
     if sys.argv[1:2] == ["serve"]:
         asyncio.run(run_node(Path(sys.argv[2])))
         return
-    print(asyncio.run(measure_all()))  # noqa: T201 - the result
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    section = asyncio.run(measure_all(parser.parse_args().rounds))
+    print(section)  # noqa: T201 - the result
+    keep(section)
 
 
-async def measure_all() -> str:
-    """The table."""
+async def measure_all(count: int) -> str:
+    """The section, of so many rounds."""
     with tempfile.TemporaryDirectory() as folder, running_node(Path(folder)) as address:
         async with grpc.aio.insecure_channel(address) as channel:
             stub = node_pb2_grpc.NodeStub(channel)
             for chunk in CHUNKS:
                 await measure(stub, chunk)
             rounds: dict[int, list[Round]] = {chunk: [] for chunk in CHUNKS}
-            for _ in range(ROUNDS):
+            for _ in range(count):
                 for chunk in CHUNKS:
                     rounds[chunk].append(await measure(stub, chunk))
     return render(rounds)
@@ -209,11 +219,20 @@ def spec_of(chunk: int) -> VersionSpec:
 def render(rounds: dict[int, list[Round]]) -> str:
     """Markdown; p99 over all rounds, the rest medians over rounds."""
     about = (
-        f"{STREAMS} running streams, a prompt of {PROMPT_TOKENS} tokens arrives; "
-        f"{ROUNDS} alternating rounds; milliseconds."
+        f"`make bench-llm`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, "
+        f"{platform.machine()}, load {os.getloadavg()[0]:.1f}; SmolLM2-135M, {STREAMS} running "
+        f"streams, a prompt of {PROMPT_TOKENS} tokens arrives; {len(rounds[CHUNKS[0]])} "
+        f"alternating rounds; milliseconds."
     )
-    head = "chunk", "gap before, p50", "meanwhile, p50", "p99", "largest of a round", "first token"
-    lines = [about, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    head = (
+        "tokens of a chunk",
+        "gap before, p50",
+        "meanwhile, p50",
+        "p99",
+        "largest of a round",
+        "first token",
+    )
+    lines = [TITLE, about, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for chunk, each in rounds.items():
         during = [gap for one in each for gap in one.during]
         figures = (

@@ -23,6 +23,7 @@ from pathlib import Path
 import grpc
 import httpx
 
+from bench.results import keep
 from mesh.local.run_state import MeshNotRunning, MeshRecord, read_record
 from mesh.pb import inference_pb2, inference_pb2_grpc, node_pb2, node_pb2_grpc
 from mesh.ports import free_ports
@@ -30,7 +31,6 @@ from mesh.ports import free_ports
 ROUNDS = 5
 TOKENS = 96
 START_TIMEOUT_S = 240
-RESULTS = Path(__file__).parent / "RESULTS.md"
 STORY = "Write a long story about the number {}."
 
 Measure = Callable[[], Awaitable[float]]
@@ -42,7 +42,7 @@ def main() -> None:
         rows = asyncio.run(measure_all(record))
     table = render(rows)
     print(table)  # noqa: T201 - the result
-    RESULTS.write_text(table)
+    keep(table)
 
 
 @contextlib.contextmanager
@@ -192,15 +192,13 @@ async def rate(one: Callable[[int], Awaitable[float]], count: int, *, first_toke
 
 
 def render(rows: list[tuple[str, str, float, float]]) -> str:
-    """The page."""
+    """Its section."""
     about = (
         f"`make bench`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, "
         f"{platform.machine()}; one node, client and mesh on the same machine; medians of {ROUNDS} "
         "alternating rounds. Prompts are warm in the node's slots; decode rates include them."
     )
     lines = [
-        "# Results",
-        "",
         "## What the mesh costs",
         about,
         "",

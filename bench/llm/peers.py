@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from bench.turns import Missing, Row
+
 ENGINES = Path(__file__).parent / "engines"
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -27,15 +29,7 @@ class Environment:
     variables: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of the table: what it is called, and the process that measures it."""
-
-    name: str
-    command: tuple[str, ...]
-
-
-class Missing(Exception):
+class CannotBeHad(Exception):
     """A peer that cannot be had here."""
 
 
@@ -71,7 +65,7 @@ def our_rows(gguf: Path, folder: Path) -> list[Row]:
     ]
 
 
-def peer_rows(gguf: Path, folder: Path) -> list[Row | tuple[str, str]]:
+def peer_rows(gguf: Path, folder: Path) -> list[Row | Missing]:
     """The peers, each ready to start, or its name and why it is missing."""
     makers: dict[str, Callable[[], Row]] = {
         "llama.cpp Q4_1": lambda: _llama_cpp("Q4_1", gguf, folder),
@@ -80,11 +74,11 @@ def peer_rows(gguf: Path, folder: Path) -> list[Row | tuple[str, str]]:
         "openvino-genai Q4_1": lambda: _openvino("Q4_1", gguf, folder),
         "openvino-genai Q8_0": lambda: _openvino("Q8_0", _q8_0(gguf, folder), folder),
     }
-    rows: list[Row | tuple[str, str]] = []
+    rows: list[Row | Missing] = []
     for name, make in makers.items():
         try:
             rows.append(make())
-        except Missing as error:
+        except CannotBeHad as error:
             rows.append((name, str(error)))
     return rows
 
@@ -143,4 +137,4 @@ def _run(command: Sequence[str], variables: Mapping[str, str] = _NOTHING) -> Non
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise Missing(f"{Path(command[0]).name} {command[1]}: {last}")
+        raise CannotBeHad(f"{Path(command[0]).name} {command[1]}: {last}")

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 PROMPT_TOKENS = 128
@@ -36,11 +38,11 @@ def prompt(tokens: int) -> list[int]:
     return [random.randrange(1000, 20_000) for _ in range(tokens)]  # noqa: S311 - not a secret
 
 
-def timed(tokens: int, work: Callable[[], object]) -> float:
-    """Tokens per second."""
+def timed(count: int, work: Callable[[], object]) -> float:
+    """Tokens, or whatever it makes so many of, per second."""
     started = time.perf_counter()
     work()
-    return tokens / (time.perf_counter() - started)
+    return count / (time.perf_counter() - started)
 
 
 def answer(open_engine: Callable[[], Engine], version: str) -> None:
@@ -50,7 +52,20 @@ def answer(open_engine: Callable[[], Engine], version: str) -> None:
         say({"version": version})
         for line in sys.stdin:
             what, count = json.loads(line)
-            say({"rate": getattr(engine, what)(count)})
+            measure = getattr(engine, what, None)
+            say({"rate": measure and measure(count)})
+
+
+@contextmanager
+def running_node(script: str, *arguments: str) -> Iterator[str]:
+    """A node in a further process, that ends with the benchmark; its address."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            assert process.stdout is not None  # noqa: S101
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 @contextmanager

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import time
 from collections.abc import Coroutine
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeVar
 
 import grpc
-from exchange import DECODE_TOKENS, PROMPT_TOKENS, answer, prompt
+from exchange import DECODE_TOKENS, PROMPT_TOKENS, answer, prompt, running_node
 
 from mesh.pb import node_pb2, node_pb2_grpc
 
 T = TypeVar("T")
-NODE = Path(__file__).with_name("node_process.py")
 NEW_TOKENS = 20
 """Of the answer, and of the second turn's question."""
 
@@ -84,17 +81,6 @@ class Node:
         return tokens
 
 
-def main() -> None:
-    """Starts the node, and ends it with the benchmark."""
-    command = [sys.executable, str(NODE), *sys.argv[1:]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
-        try:
-            assert process.stdout is not None  # noqa: S101
-            address = process.stdout.readline().strip()
-            answer(lambda: Node(address), f"ringmesh {version('ringmesh')}")
-        finally:
-            process.terminate()
-
-
 if __name__ == "__main__":
-    main()
+    with running_node("node_process.py", *sys.argv[1:]) as at:
+        answer(lambda: Node(at), f"ringmesh {version('ringmesh')}")

@@ -1,0 +1,1 @@
+"""Language models on a CPU, beside their peers."""
