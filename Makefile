@@ -39,16 +39,22 @@ format: $(DEV)
 
 # Figures, never pass or fail: they go to bench/RESULTS.md.
 bench: $(DEV)
-	$(BIN)/python bench/mesh_overhead.py
+	$(BIN)/python -m bench.mesh_overhead
 
-# Beside llama.cpp, onnxruntime-genai and openvino-genai, which the first run installs into
-# .ringmesh-bench/ (some minutes): make bench-llm ONLY=prefill ROUNDS=3 ENGINES=ringmesh
+# Beside llama.cpp, onnxruntime-genai and OpenVINO, which the first run installs into
+# .ringmesh-bench/ (some minutes). A part of it: make bench-llm ONLY=prefill ROUNDS=3 ENGINES=ringmesh
+# (ONLY: decode, prefill, second_turn, token_gap or encoders).
+PARTS := encoders token_gap
+ROUNDS_ARGUMENT = $(if $(ROUNDS),--rounds $(ROUNDS))
+ENGINES_ARGUMENT = $(if $(ENGINES),--engines $(ENGINES))
 bench-llm: $(DEV)
-	$(BIN)/python bench/llm/compare.py $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ENGINES),--engines $(ENGINES))
+	$(if $(filter $(PARTS),$(ONLY)),,$(BIN)/python -m bench.llm.compare $(if $(ONLY),--only $(ONLY)) $(ROUNDS_ARGUMENT) $(ENGINES_ARGUMENT))
+	$(if $(filter-out token_gap,$(ONLY))$(ENGINES),,$(BIN)/python -m bench.llm_token_gap $(ROUNDS_ARGUMENT))
+	$(if $(filter-out encoders,$(ONLY)),,$(BIN)/python -m bench.encoders $(ROUNDS_ARGUMENT) $(ENGINES_ARGUMENT))
 
 # On a machine with a GPU: make bench-gpu EXTRAS=torch,tensorrt
 bench-gpu: $(DEV)
-	$(BIN)/python bench/gpu.py
+	$(BIN)/python -m bench.gpu
 
 protos: $(DEV)
 	$(BIN)/python protos/generate.py

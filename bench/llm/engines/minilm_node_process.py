@@ -1,0 +1,39 @@
+"""A node in a process of its own, with the demo encoder as the demo deploys it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from node_process import serve_model
+from prometheus_client import CollectorRegistry
+
+from mesh.deployment import VersionSpec
+from mesh.manifest import Manifest
+from services.inference.backends.backend import Backend
+from services.inference.batching.metrics import BatchingMetrics
+from services.inference.encoders.sentence_encoder import open_sentence_encoder
+from services.inference.models.table import LoadedModel
+from services.inference.models.tensor_place import TensorPlace
+
+MAX_QUEUE_ROWS = 1024
+
+
+async def run(folder: Path, cache_dir: Path) -> None:
+    """The encoder."""
+    manifest = Manifest(name="minilm", task="text-embedding", format="sentence-transformers")
+    spec = VersionSpec(version=1, digest="0" * 64, manifest=manifest, files=())
+    metrics = BatchingMetrics(CollectorRegistry())
+
+    async def open_model(backends: Sequence[Backend]) -> LoadedModel:
+        place = TensorPlace(cache_dir, backends, metrics, MAX_QUEUE_ROWS)
+        return await open_sentence_encoder(folder, spec, place)
+
+    await serve_model(manifest.name, open_model)
+
+
+if __name__ == "__main__":
+    model_folder, cache = sys.argv[1:]
+    asyncio.run(run(Path(model_folder), Path(cache)))
