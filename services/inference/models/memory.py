@@ -140,6 +140,11 @@ class Memory:
         holder.held_bytes, holder.is_settled = held_bytes, True
         self.notify()
 
+    def stay(self, key: Key) -> None:
+        """The version was asked to leave, and is in use again: others have to go, or to wait."""
+        self._holders[key].is_leaving = False
+        self.notify()
+
     def release(self, key: Key) -> None:
         """The version is gone from memory; again and again, if you like."""
         self._holders.pop(key, None)

@@ -141,6 +141,11 @@ class VersionLifetime:
     async def _serve(self) -> None:
         """Comes to its end when the version can answer no more; it may leave memory meanwhile."""
         while await self._stay():
+            if not self._table.usage(self.key).is_idle:
+                # Somebody was quicker; nobody else should have to wait for that call's end.
+                self._leave_memory.clear()
+                self._memory.stay(self.key)
+                continue
             await self._table.page_out(self.key, self._leave_reason)
             self._memory.release(self.key)
             self._loaded = None

@@ -172,6 +172,24 @@ async def test_nobody_else_goes_for_room_that_somebody_is_about_to_leave() -> No
     await waiting
 
 
+async def test_one_that_was_asked_to_leave_and_stays_is_asked_again() -> None:
+    rig = Rig()
+    rig.leaves_at_once = False
+    await rig.load("busy", 80)
+    waiting = asyncio.create_task(rig.load("new", 50, waits=True))
+    refused = asyncio.create_task(rig.load("other", 50))
+    await asyncio.sleep(0)
+    rig.usages[("busy", 1)] = Usage(is_idle=False)
+    rig.memory.stay(("busy", 1))
+    with pytest.raises(DoesNotFit, match="busy@1 has 80 bytes"):
+        await refused
+    rig.usages[("busy", 1)] = Usage()
+    rig.leaves_at_once = True
+    rig.memory.notify()
+    await waiting
+    assert rig.asked == ["busy: paged out to make room for new@1"] * 2
+
+
 async def test_whoever_waits_also_waits_for_one_that_is_still_being_loaded() -> None:
     rig = Rig()
     loading = ("loading", 1)

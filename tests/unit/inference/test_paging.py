@@ -226,3 +226,15 @@ async def test_paging_may_be_allowed_while_a_version_serves(rig: Rig) -> None:
     lifetime.assignment = lifetime.assignment.model_copy(update={"may_page": True})
     await rig.placed("b-60")
     assert rig.status("a-60").reason == "paged out to make room for b-60@1"
+
+
+async def test_a_version_that_is_used_again_before_it_has_left_stays(rig: Rig) -> None:
+    await rig.placed("a-60")
+    rig.lifetimes["a-60"].page_out("for another")
+    async with rig.calling("a-60"):  # begins before a has noticed
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (await rig.call("a-60", 5)).name == "a-60"  # waits for nobody
+    assert (rig.status("a-60").reason, rig.opened) == ("", {"a-60": 1})
+    await rig.placed("b-60")
+    assert rig.status("a-60").reason == "paged out to make room for b-60@1"
