@@ -141,11 +141,6 @@ class VersionLifetime:
     async def _serve(self) -> None:
         """Comes to its end when the version can answer no more; it may leave memory meanwhile."""
         while await self._stay():
-            if not self._table.usage(self.key).is_idle:
-                # Somebody was quicker; nobody else should have to wait for that call's end.
-                self._leave_memory.clear()
-                self._memory.stay(self.key)
-                continue
             await self._table.page_out(self.key, self._leave_reason)
             self._memory.release(self.key)
             self._loaded = None
@@ -155,7 +150,7 @@ class VersionLifetime:
 
     async def _stay(self) -> bool:
         """Whether the version is to leave memory; if not, it has broken."""
-        leaving = asyncio.create_task(self._leave_memory.wait())
+        leaving = asyncio.create_task(self._may_leave())
         answering = asyncio.create_task(self._answer())
         running = {leaving, answering}
         try:
@@ -167,6 +162,15 @@ class VersionLifetime:
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
+
+    async def _may_leave(self) -> None:
+        """Comes to its end when the version is to leave memory, and nobody is using it."""
+        while await self._leave_memory.wait():
+            if self._table.usage(self.key).is_idle:
+                return
+            # Somebody was quicker; nobody else should have to wait for that call's end.
+            self._leave_memory.clear()
+            self._memory.stay(self.key)
 
     async def _came_back(self) -> bool:
         """Whether the version is in memory again; if not, it has failed."""

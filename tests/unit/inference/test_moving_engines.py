@@ -53,7 +53,7 @@ class Rig:
         self.cpu, self.gpu = Engine("cpu"), Engine("gpu")
         self.is_built = asyncio.Event()
         self.refusal: Exception | None = None
-        self.opened = 0
+        self.opened = self.builds = 0
         self.lifetime = VersionLifetime(
             assignment(*KEY),
             self.table,
@@ -73,6 +73,7 @@ class Rig:
     ) -> Engine | None:
         if self.is_built.is_set():
             return None
+        self.builds += 1
         say(f"runs on {serving.backend}, the gpu's engine is being built")
         await self.is_built.wait()
         if self.refusal is not None:
@@ -213,5 +214,19 @@ async def test_an_engine_that_breaks_before_the_better_one_is_there_is_opened_an
     await rig.until(lambda: rig.opened == 2)
     await rig.until(lambda: rig.status.state is ModelState.READY)
     assert broken.is_closed
+    rig.lifetime.remove()
+    await task
+
+
+async def test_a_build_goes_on_where_a_version_was_asked_to_leave_and_stays(rig: Rig) -> None:
+    task = await rig.serving()
+    call = await rig.started()
+    rig.lifetime.page_out("to make room for another")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    rig.is_built.set()
+    await rig.until(lambda: rig.status.backend == "gpu")
+    rig.cpu.may_answer.set()
+    assert (await call, rig.builds, rig.opened) == ("cpucpu", 1, 1)
     rig.lifetime.remove()
     await task
