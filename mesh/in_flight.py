@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -14,6 +16,7 @@ class CallsInFlight:
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
+        self._last_end_s = -math.inf
 
     def __repr__(self) -> str:
         return f"<CallsInFlight {self._count}>"
@@ -27,11 +30,14 @@ class CallsInFlight:
             yield
         finally:
             self._count -= 1
+            self._last_end_s = time.monotonic()
             if not self._count:
                 self._none.set()
 
-    async def wait_until_none(self, timeout_s: float) -> None:
-        """Returns once there is none, or that time is over."""
+    async def wait_until_none(self, timeout_s: float, *, quiet_s: float) -> None:
+        """Returns once the last has ended so long ago; after that time at most, come what may."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._none.wait()
+                while (left_s := self._last_end_s + quiet_s - time.monotonic()) > 0 or self._count:
+                    await self._none.wait()
+                    await asyncio.sleep(max(left_s, 0))

@@ -50,12 +50,11 @@ Scope = Callable[[str, grpc.aio.ServicerContext], Any]
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Puts every served method inside `_Scope`, and counts it while it lasts."""
+    """Puts every served method inside `_Scope`, and counts it, unless it asks about the health."""
 
     def __init__(self, telemetry: Telemetry, in_flight: CallsInFlight) -> None:
         self._in_flight = in_flight
-        self._loud = self._counted(_Scope(telemetry))
-        self._quiet = self._counted(_quietly)
+        self._scope = self._counted(_Scope(telemetry))
 
     async def intercept_service(
         self,
@@ -68,7 +67,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(UNTOUCHED_PREFIX):
             return handler
         is_quiet = method.startswith(QUIET_PREFIXES)
-        return _wrap(handler, method, self._quiet if is_quiet else self._loud)
+        return _wrap(handler, method, _quietly if is_quiet else self._scope)
 
     def _counted(self, scope: Scope) -> Scope:
         @asynccontextmanager

@@ -28,10 +28,10 @@ from mesh.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
-LONGEST_WAIT_S = 2.0
-"""New calls come for as long as the proxies have not noticed; this bounds the wait for a pause."""
-FLUSH_S = 0.1
+FLUSH_S = 0.5
 """A handler's last words are on their way for a moment after it has ended."""
+WATCHER_FLUSH_S = 0.1
+"""The same for those who watch the health, whose calls are not counted: some come all the time."""
 
 _log = get_logger(__name__)
 
@@ -85,8 +85,8 @@ async def serve(
     finally:
         await health.drain()
         if implementation == "native":  # closes its connections as soon as the last handler ends
-            await in_flight.wait_until_none(min(drain_timeout_s, LONGEST_WAIT_S))
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(WATCHER_FLUSH_S)
+            await in_flight.wait_until_none(drain_timeout_s, quiet_s=FLUSH_S)
         await server.stop(drain_timeout_s)
         _log.info("stopped serving", port=port)
 
