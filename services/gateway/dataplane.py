@@ -113,6 +113,16 @@ class Dataplane:
             return False
         return answer.message.ready
 
+    async def is_routed(self, reference: ModelReference, caller: Caller) -> bool:
+        """Whether the proxies have a node to ask about this model, ready or not."""
+        name, version = _addressed(reference)
+        request = oip.ModelReadyRequest(name=name, version=version)
+        try:
+            await self.nodes.model_ready(request, self._hop(reference, caller))
+        except (ModelNotReady, Unavailable):
+            return False
+        return True
+
     async def metadata(
         self, name: str, version: str, caller: Caller
     ) -> Answer[oip.ModelMetadataResponse]:

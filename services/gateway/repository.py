@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from mesh.deadline import hop_timeout_s
-from mesh.errors import FailedPrecondition, ModelNotFound, ModelNotReady
+from mesh.errors import FailedPrecondition, ModelNotFound, ModelNotReady, Unavailable
 from mesh.pb import inference_pb2 as oip
 from mesh.pb import inference_pb2_grpc
 from mesh.reference import ModelReference
@@ -34,6 +34,11 @@ ROUTE_TIMEOUT_S = 10.0
 ModelIndex: TypeAlias = oip.RepositoryIndexResponse.ModelIndex
 Change: TypeAlias = oip.RepositoryModelLoadRequest | oip.RepositoryModelUnloadRequest
 IsReady = Callable[[str, str, Caller], Awaitable[bool]]
+IsRouted = Callable[[ModelReference, Caller], Awaitable[bool]]
+
+
+class StillRouted(Unavailable):
+    """The proxies have not learnt yet that a model has left its nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +58,16 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True)
 class FleetRepository:
-    """The nodes' repositories as one; `is_ready` asks a node through the proxies."""
+    """The nodes' repositories as one.
+
+    `is_ready` asks a node through the proxies whether it would answer, `is_routed` whether the
+    proxies still have a node to ask.
+    """
 
     watch: DirectoryWatch
     fleet: Fleet
     is_ready: IsReady
+    is_routed: IsRouted
 
     async def index(self, *, ready_only: bool) -> oip.RepositoryIndexResponse:
         """Every deployed version with its state; the reason tells the nodes apart."""
@@ -111,6 +121,13 @@ class FleetRepository:
             return await stub.RepositoryModelUnload(asked, timeout=timeout_s)
 
         _check_some_did(await self.fleet.ask(self.watch.now.nodes, ask), reference)
+        # Until the proxies know, a load right after this could take their old routes for new ones.
+        async for attempt in attempts(
+            within_s=ROUTE_TIMEOUT_S, first_wait_s=0.02, max_wait_s=0.2, on=StillRouted
+        ):
+            with attempt:
+                if await self.is_routed(reference, caller):
+                    raise StillRouted(f"model '{reference}' is still routed to a node")
         return await self._states_of(reference)
 
     def _checked(self, request: Change) -> ModelReference:
