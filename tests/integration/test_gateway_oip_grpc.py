@@ -144,8 +144,8 @@ def lost_request() -> oip.ModelInferRequest:
 
 
 async def test_the_callers_deadline_reaches_the_node(rig: Rig, stub) -> None:
-    await stub.ModelInfer(oip.ModelInferRequest(model_name="identity"), timeout=3)
-    assert 2 < rig.node.time_left_s < 3.1
+    await stub.ModelInfer(oip.ModelInferRequest(model_name="identity"), timeout=30)
+    assert 10 < rig.node.time_left_s < 30.1
     await stub.ModelInfer(oip.ModelInferRequest(model_name="identity"))
     assert 59 < rig.node.time_left_s < 61  # the wire rounds up
     with pytest.raises(grpc.aio.AioRpcError) as caught:

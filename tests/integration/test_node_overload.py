@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,11 +76,10 @@ async def test_a_deadline_is_kept_and_those_who_leave_make_room(
 ) -> None:
     crowd = embed(rig, [LONG] * 200)
     await queued(model, rows=192)
-    began = time.monotonic()
     with pytest.raises(grpc.aio.AioRpcError) as late:
         await embed(rig, [LONG], timeout=0.3)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 2
+    assert not crowd.done()
     crowd.cancel()
     await queued(model, rows=0)
     assert np.frombuffer((await embed(rig, ["short"])).raw_output_contents[0]).size
