@@ -133,7 +133,7 @@ def _prompt(tensors: tuple[Tensor, ...]) -> str:
     for tensor in tensors:
         where = f"inputs.{tensor.name}"
         if tensor.name != TEXT_INPUT:
-            raise refuse(where, f"a language model takes no such input: {TEXT_INPUT}")
+            raise refuse(where, f"a language model takes no such input; known is {TEXT_INPUT}")
         if (tensor.datatype, tensor.shape) != ("BYTES", (1,)):
             got = f"{tensor.datatype} of shape {show_shape(tensor.shape)}"
             raise refuse(where, f"must be BYTES of shape [1], not {got}")

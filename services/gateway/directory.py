@@ -94,7 +94,9 @@ class Directory:
             return VersionState(model, version, "READY", "")
         if not self.nodes:
             return VersionState(model, version, "UNAVAILABLE", "no inference node is up")
-        return VersionState(model, version, "LOADING", "no node has it ready yet")
+        return VersionState(
+            model, version, "LOADING", "no node has it ready; the repository index says why"
+        )
 
 
 def parse_reference(

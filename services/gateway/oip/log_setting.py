@@ -38,7 +38,8 @@ def change_log(settings: Mapping[str, Value], level: str) -> str:
     found = next((each for each in LEVELS if _matches(each, asked)), None)
     if found is None:
         raise InvalidArgument(
-            "settings: a level includes all that is more severe; errors are always logged",
+            "settings: a level includes all that is more severe, so log_info needs log_warning "
+            "too, and log_verbose_level both; errors are always logged",
             field="settings",
         )
     return found

@@ -34,7 +34,9 @@ def check_inputs(tensors: Sequence[Tensor], signature: Signature, model: str) ->
         spec = specs.pop(tensor.name, None)
         if spec is None:
             known = ", ".join(each.name for each in signature.inputs)
-            raise _refuse(f"inputs.{tensor.name}", f"model '{model}' takes no such input: {known}")
+            raise _refuse(
+                f"inputs.{tensor.name}", f"model '{model}' takes no such input; known are {known}"
+            )
         _check_input(tensor, spec, model)
     for name, spec in specs.items():
         needs = f"{spec.datatype} of shape {show_shape(spec.shape)}"

@@ -10,6 +10,8 @@ from mesh.reference import ModelReference, model_reference
 from services.gateway.directory import Directory, parse_reference, require_task
 from services.gateway.directory_watch import DirectoryWatch
 
+NOT_READY = "no node has it ready; the repository index says why"
+
 
 def deployment(model: str = "m", weights: dict[int, int] | None = None, **aliases: int):
     weights = weights or {1: 100}
@@ -46,11 +48,11 @@ def outcome(view: Directory, text: str) -> str:
     [
         (["m@1"], "m", "ready"),
         (["m@2"], "m", "ready"),  # one target is enough: the route knows which
-        (["m@3"], "m", "ModelNotReady: model 'm' is LOADING: no node has it ready yet"),
+        (["m@3"], "m", f"ModelNotReady: model 'm' is LOADING: {NOT_READY}"),
         (["m@1"], "m@1", "ready"),
-        (["m@1"], "m@2", "ModelNotReady: model 'm@2' is LOADING: no node has it ready yet"),
+        (["m@1"], "m@2", f"ModelNotReady: model 'm@2' is LOADING: {NOT_READY}"),
         (["m@1"], "m@champion", "ready"),
-        (["m@1"], "m@next", "ModelNotReady: model 'm@next' is LOADING: no node has it ready yet"),
+        (["m@1"], "m@next", f"ModelNotReady: model 'm@next' is LOADING: {NOT_READY}"),
         (["m@1"], "m@9", "ModelNotFound: model 'm@9' does not exist; deployed versions: 1, 2, 3"),
         (["m@1"], "m@x", "ModelNotFound: model 'm@x' does not exist; aliases: champion, next"),
         (["m@1"], "n", "ModelNotFound: model 'n' does not exist; models: m"),
@@ -84,9 +86,9 @@ def test_a_target_without_weight_does_not_make_a_model_ready() -> None:
 def test_the_index_lists_every_version() -> None:
     states = [(s.version, s.state, s.reason) for s in directory("m@2").all_states()]
     assert states == [
-        (1, "LOADING", "no node has it ready yet"),
+        (1, "LOADING", NOT_READY),
         (2, "READY", ""),
-        (3, "LOADING", "no node has it ready yet"),
+        (3, "LOADING", NOT_READY),
     ]
 
 

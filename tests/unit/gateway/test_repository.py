@@ -7,7 +7,8 @@ import pytest
 from services.gateway.directory import VersionState
 from services.gateway.repository import NodeState, combine
 
-DEPLOYED = VersionState("m", 1, "LOADING", "no node has it ready yet")
+NOT_READY = "no node has it ready; the repository index says why"
+DEPLOYED = VersionState("m", 1, "LOADING", NOT_READY)
 
 
 def on(node: str, state: str, reason: str = "", version: str = "1") -> NodeState:
@@ -17,8 +18,8 @@ def on(node: str, state: str, reason: str = "", version: str = "1") -> NodeState
 @pytest.mark.parametrize(
     ("states", "state", "reason"),
     [
-        ([], "LOADING", "no node has it ready yet"),
-        ([on("a", "READY", version="2")], "LOADING", "no node has it ready yet"),
+        ([], "LOADING", NOT_READY),
+        ([on("a", "READY", version="2")], "LOADING", NOT_READY),
         ([on("a", "READY"), on("b", "READY")], "READY", ""),
         ([on("a", "LOADING"), on("b", "READY")], "READY", "a LOADING; b READY"),
         (
