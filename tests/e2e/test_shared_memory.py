@@ -62,3 +62,13 @@ def test_an_output_that_does_not_fit_is_refused(mesh: Mesh, triton, region) -> N
                 client.infer("identity", [sent], outputs=[wanted])
         finally:
             client.unregister_system_shared_memory()
+
+
+def test_cuda_shared_memory_is_refused_by_name(mesh: Mesh, triton) -> None:
+    with triton.InferenceServerClient(mesh.edge) as client:
+        with pytest.raises(InferenceServerException, match="not offered") as caught:
+            client.register_cuda_shared_memory("r", b"aGFuZGxl", 0, 8)
+        assert caught.value.status() in ("501", "StatusCode.UNIMPLEMENTED")
+        named = client.get_server_metadata()
+        extensions = named["extensions"] if isinstance(named, dict) else named.extensions
+        assert "cuda_shared_memory" not in extensions

@@ -188,10 +188,17 @@ async def test_statistics_without_one_of_the_nodes_are_refused(rig: Rig, client)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
 
 
-@pytest.mark.parametrize("method", ["get_cuda_shared_memory_status"])
-async def test_what_is_not_offered_says_so(client, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("get_cuda_shared_memory_status", ()),
+        ("register_cuda_shared_memory", ("r", b"aGFuZGxl", 0, 8)),
+        ("unregister_cuda_shared_memory", ()),
+    ],
+)
+async def test_what_is_not_offered_says_so(client, method: str, arguments: tuple) -> None:
     with pytest.raises(InferenceServerException, match="not offered") as caught:
-        await getattr(client, method)()
+        await getattr(client, method)(*arguments)
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 

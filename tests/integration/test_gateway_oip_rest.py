@@ -317,6 +317,22 @@ async def test_broken_compression_is_refused(http, encoding: str, body: bytes) -
     assert answer.status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("get_cuda_shared_memory_status", ()),
+        ("get_cuda_shared_memory_status", ("r",)),
+        ("register_cuda_shared_memory", ("r", b"aGFuZGxl", 0, 8)),
+        ("unregister_cuda_shared_memory", ()),
+        ("unregister_cuda_shared_memory", ("r",)),
+    ],
+)
+async def test_cuda_shared_memory_is_refused_in_a_sentence(client, method, arguments) -> None:
+    with pytest.raises(InferenceServerException, match="CUDA shared memory is not off") as caught:
+        await getattr(client, method)(*arguments)
+    assert caught.value.status() == "501"
+
+
 async def test_errors_of_the_client_library_carry_status_and_text(client) -> None:
     tensor = make_input("x", np.zeros(1, dtype=np.float32), "FP32", binary=True)
     with pytest.raises(InferenceServerException, match="nope") as caught:

@@ -1,4 +1,4 @@
-"""The system shared memory extension over REST."""
+"""The shared memory extensions over REST: the system's, and a plain no to CUDA's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from starlette.responses import Response
 
-from mesh.errors import InvalidArgument
-from services.gateway.http.exchange import Exchange, Routes
+from mesh.errors import InvalidArgument, Unimplemented
+from services.gateway.http.exchange import Exchange, Handler, Routes
 from services.gateway.http.json import json_response, parse_json
 from services.gateway.shared_memory import SharedMemory
 
-_PREFIX = "/v2/systemsharedmemory"
-_REGION = _PREFIX + "/region/{region}"
+_SYSTEM = "/v2/systemsharedmemory"
+_CUDA = "/v2/cudasharedmemory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,8 @@ class SharedMemoryRest:
     def routes(self) -> Routes:
         """Method, path and handler of every route."""
         return (
-            ("GET", f"{_PREFIX}/status", self.status),
-            ("GET", f"{_REGION}/status", self.status),
-            ("POST", f"{_REGION}/register", self.register),
-            ("POST", f"{_PREFIX}/unregister", self.unregister),
-            ("POST", f"{_REGION}/unregister", self.unregister),
+            *_routes(_SYSTEM, self.status, self.register, self.unregister),
+            *_routes(_CUDA, refuse_cuda, refuse_cuda, refuse_cuda),
         )
 
     async def status(self, exchange: Exchange) -> Response:
@@ -66,6 +63,23 @@ class SharedMemoryRest:
         """Forgets one region, or all."""
         self.memory.unregister(exchange.path.get("region", ""), exchange.caller)
         return Response(status_code=200)
+
+
+async def refuse_cuda(exchange: Exchange) -> Response:
+    """Gateways have no GPU whose memory a caller could share."""
+    del exchange
+    raise Unimplemented("CUDA shared memory is not offered by this server; system shared memory is")
+
+
+def _routes(prefix: str, status: Handler, register: Handler, unregister: Handler) -> Routes:
+    region = prefix + "/region/{region}"
+    return (
+        ("GET", f"{prefix}/status", status),
+        ("GET", f"{region}/status", status),
+        ("POST", f"{region}/register", register),
+        ("POST", f"{prefix}/unregister", unregister),
+        ("POST", f"{region}/unregister", unregister),
+    )
 
 
 def _count(name: str, value: Any) -> int:
