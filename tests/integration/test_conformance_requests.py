@@ -202,6 +202,11 @@ async def test_a_timeout_reaches_the_model_in_seconds(client, scores: EchoModel)
     assert scores.terms.priority == 0
 
 
+async def test_a_timeout_over_rest_reaches_it_too(rest, scores: EchoModel) -> None:
+    await rest.infer("scores", [rows(triton_http)], timeout=1_500_000)
+    assert scores.terms.timeout_s == 1.5
+
+
 async def test_a_priority_reaches_the_model(client, rest, scores: EchoModel) -> None:
     await client.infer("scores", [rows(triton)], priority=3)
     assert scores.terms.priority == 3
@@ -247,10 +252,26 @@ async def test_a_wrong_parameter_is_named_over_rest(http) -> None:
     assert answer.json()["error"].startswith("parameters.sequence_start: ")
 
 
-async def test_the_extensions_are_what_these_tests_have_shown(client, rest) -> None:
-    shown = {"classification", "parameters", "schedule_policy", "sequence", "sequence(string_id)"}
-    assert shown <= set((await client.get_server_metadata()).extensions)
-    assert shown | {"binary_tensor_data"} <= set((await rest.get_server_metadata())["extensions"])
+NODE_EXTENSIONS = {
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "sequence",
+    "sequence(string_id)",
+    "statistics",
+}
+EXTENSIONS = NODE_EXTENSIONS | {"binary_tensor_data", "logging", "system_shared_memory", "trace"}
+
+
+async def test_the_extensions_are_those_that_there_are_and_no_others(lanes: Lanes, rest) -> None:
+    for lane, offered in (("node", NODE_EXTENSIONS), ("gateway", EXTENSIONS)):
+        async with triton.InferenceServerClient(lanes.grpc(lane)) as client:
+            named = list((await client.get_server_metadata()).extensions)
+        assert named == sorted(offered)
+    assert (await rest.get_server_metadata())["extensions"] == sorted(EXTENSIONS)
 
 
 async def test_a_level_that_a_model_lacks_is_refused_by_name(client) -> None:

@@ -202,6 +202,23 @@ async def test_what_is_not_offered_says_so(client, method: str, arguments: tuple
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
+async def test_system_shared_memory_is_for_this_host_alone(client) -> None:
+    elsewhere = {"x-forwarded-for": "203.0.113.7"}
+    tensor = triton.InferInput("x", [2], "FP32")
+    tensor.set_shared_memory("r", 8)
+    for call in (
+        client.get_system_shared_memory_status(headers=elsewhere),
+        client.register_system_shared_memory("r", "/r", 8, headers=elsewhere),
+        client.unregister_system_shared_memory(headers=elsewhere),
+        client.infer("identity", [tensor], headers=elsewhere),
+    ):
+        with pytest.raises(InferenceServerException, match="own host") as caught:
+            await call
+        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+    here = {"x-forwarded-for": "203.0.113.7, 127.0.0.1"}
+    assert not (await client.get_system_shared_memory_status(headers=here)).regions
+
+
 async def stream(client, *requests):
     async def feed():
         for request in requests:

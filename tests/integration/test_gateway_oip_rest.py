@@ -333,6 +333,20 @@ async def test_cuda_shared_memory_is_refused_in_a_sentence(client, method, argum
     assert caught.value.status() == "501"
 
 
+async def test_system_shared_memory_is_for_this_host_alone(client) -> None:
+    elsewhere = {"x-forwarded-for": "203.0.113.7"}
+    for call in (
+        client.get_system_shared_memory_status(headers=elsewhere),
+        client.register_system_shared_memory("r", "/r", 8, headers=elsewhere),
+        client.unregister_system_shared_memory(headers=elsewhere),
+    ):
+        with pytest.raises(InferenceServerException, match="own host") as caught:
+            await call
+        assert caught.value.status() == "501"
+    here = {"x-forwarded-for": "127.0.0.1"}
+    assert await client.get_system_shared_memory_status(headers=here) == []
+
+
 async def test_errors_of_the_client_library_carry_status_and_text(client) -> None:
     tensor = make_input("x", np.zeros(1, dtype=np.float32), "FP32", binary=True)
     with pytest.raises(InferenceServerException, match="nope") as caught:

@@ -235,12 +235,26 @@ async def test_statistics_count_per_version_what_was_asked_of_it(client, rig: No
         assert isinstance(await refusal(rig.stub.ModelStatistics(asked)), ModelNotFound)
 
 
-async def test_what_is_not_offered_says_so(rig: NodeRig) -> None:
-    for method, asked in (
-        (rig.stub.SystemSharedMemoryStatus, oip.SystemSharedMemoryStatusRequest()),
-        (rig.stub.CudaSharedMemoryStatus, oip.CudaSharedMemoryStatusRequest()),
-    ):
-        assert isinstance(await refusal(method(asked)), Unimplemented)
+@pytest.mark.parametrize(
+    "method",
+    [
+        "SystemSharedMemoryStatus",
+        "SystemSharedMemoryRegister",
+        "SystemSharedMemoryUnregister",
+        "CudaSharedMemoryStatus",
+        "CudaSharedMemoryRegister",
+        "CudaSharedMemoryUnregister",
+        "TraceSetting",
+        "LogSettings",
+    ],
+)
+async def test_what_is_not_offered_says_so(rig: NodeRig, method: str) -> None:
+    error = await refusal(getattr(rig.stub, method)(getattr(oip, f"{method}Request")()))
+    assert isinstance(error, Unimplemented)
+    assert error.message == f"{method} is not offered by this server"
+
+
+async def test_a_tensor_in_shared_memory_is_refused_by_a_node(rig: NodeRig) -> None:
     shared = request(datatype="FP32", shape=[1])
     shared.inputs[0].parameters["shared_memory_region"].string_param = "r"
     assert isinstance(await refusal(rig.stub.ModelInfer(shared)), Unimplemented)
