@@ -15,7 +15,7 @@ import grpc
 from mesh.deadline import hop_timeout_s
 from mesh.errors import FailedPrecondition, ModelNotFound, ModelNotReady, Unavailable
 from mesh.pb import inference_pb2 as oip
-from mesh.pb import inference_pb2_grpc
+from mesh.pb import inference_pb2_grpc, node_pb2, node_pb2_grpc
 from mesh.reference import ModelReference
 from mesh.repository_request import check_repository_request
 from mesh.retry import attempts
@@ -43,17 +43,32 @@ class StillRouted(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """How one node does with one version, in the protocol's words."""
+    """How one node does with one version, in the node's own words."""
 
     node: str
     model: str
     version: str
     state: str
     reason: str
+    backend: str = ""
+    memory_bytes: int = 0
+
+    @property
+    def protocol_state(self) -> str:
+        """The protocol's word, which does not tell what has left from what cannot be loaded."""
+        return _PROTOCOL_STATES.get(self.state, self.state)
 
     def __str__(self) -> str:
         why = f": {self.reason}" if self.reason else ""
-        return f"{self.node} {self.state}{why}"
+        return f"{self.node} {self.protocol_state}{why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A deployed version: what the protocol shows of it, and how each of its nodes does with it."""
+
+    index: ModelIndex
+    nodes: Sequence[NodeState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +86,14 @@ class FleetRepository:
 
     async def index(self, *, ready_only: bool) -> oip.RepositoryIndexResponse:
         """Every deployed version with its state; the reason tells the nodes apart."""
+        entries = await self.entries(ready_only=ready_only)
+        return oip.RepositoryIndexResponse(models=[entry.index for entry in entries])
+
+    async def entries(self, *, ready_only: bool) -> Sequence[Entry]:
+        """Every deployed version with the state of each of its nodes."""
         on_nodes = await self._node_states()
         entries = (combine(state, on_nodes) for state in self.watch.now.all_states())
-        wanted = (each for each in entries if each.state == "READY" or not ready_only)
-        return oip.RepositoryIndexResponse(models=wanted)
+        return [each for each in entries if each.index.state == "READY" or not ready_only]
 
     async def load(
         self, request: oip.RepositoryModelLoadRequest, caller: Caller
@@ -148,28 +167,46 @@ class FleetRepository:
         ]
 
     async def _node_states(self) -> Sequence[NodeState]:
-        replies = await self.fleet.ask(self.watch.now.nodes, _ask_index)
+        replies = await self.fleet.ask(self.watch.now.nodes, _ask_states)
         return [
-            NodeState(reply.node, each.name, each.version, each.state, each.reason)
+            _node_state(reply.node, each)
             for reply in replies
             if reply.answer is not None  # a node that has just died is in no index
             for each in reply.answer.models
         ]
 
 
-def combine(deployed: VersionState, on_nodes: Iterable[NodeState]) -> ModelIndex:
+def combine(deployed: VersionState, on_nodes: Iterable[NodeState]) -> Entry:
     """One version's entry: ready if some node would answer, and what the others are at."""
     key = (deployed.model, str(deployed.version))
     mine = [each for each in on_nodes if (each.model, each.version) == key]
     if not mine:
-        return ModelIndex(name=key[0], version=key[1], state=deployed.state, reason=deployed.reason)
-    states = {each.state for each in mine}
+        index = ModelIndex(
+            name=key[0], version=key[1], state=deployed.state, reason=deployed.reason
+        )
+        return Entry(index, ())
+    states = {each.protocol_state for each in mine}
     best = next(state for state in _BEST_FIRST if state in states)
     reason = "" if states == {"READY"} else "; ".join(map(str, mine))
-    return ModelIndex(name=key[0], version=key[1], state=best, reason=reason)
+    return Entry(ModelIndex(name=key[0], version=key[1], state=best, reason=reason), mine)
 
 
 _BEST_FIRST = ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")
+_PROTOCOL_STATES = {"DRAINING": "UNLOADING", "UNLOADED": "UNAVAILABLE"}
+"""The protocol's words where they differ from the node's."""
+
+
+def _node_state(node: str, status: node_pb2.ModelStatus) -> NodeState:
+    name = node_pb2.ModelState.Name(status.state)
+    return NodeState(
+        node=node,
+        model=status.model,
+        version=status.version,
+        state=name.removeprefix("MODEL_STATE_"),
+        reason=status.reason,
+        backend=status.backend,
+        memory_bytes=status.memory_bytes,
+    )
 
 
 def _for_node(request: Any, reference: ModelReference) -> Any:
@@ -189,9 +226,9 @@ def _check_some_did(replies: Sequence[NodeReply[Any]], reference: ModelReference
     answers_of(concerned)
 
 
-async def _ask_index(channel: grpc.aio.Channel) -> oip.RepositoryIndexResponse:
-    stub: Any = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-    answer: oip.RepositoryIndexResponse = await stub.RepositoryIndex(
-        oip.RepositoryIndexRequest(), timeout=INDEX_TIMEOUT_S
+async def _ask_states(channel: grpc.aio.Channel) -> node_pb2.ListModelsResponse:
+    stub: Any = node_pb2_grpc.NodeStub(channel)
+    answer: node_pb2.ListModelsResponse = await stub.ListModels(
+        node_pb2.ListModelsRequest(), timeout=INDEX_TIMEOUT_S
     )
     return answer

@@ -29,12 +29,17 @@ class ScriptedNode(GRPCInferenceServiceServicer, NodeServicer):
     starts: bool = True
     is_mute: bool = False
     """Whether questions about statistics fail."""
+    statuses: list[node_pb2.ModelStatus] = field(default_factory=list)
+    """What the node says of its versions."""
     time_left_s: float | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def _see(self, context) -> None:
         self.metadata.append(dict(context.invocation_metadata() or ()))
+
+    async def ListModels(self, request, context):
+        return node_pb2.ListModelsResponse(models=self.statuses)
 
     async def ModelReady(self, request, context):
         self._see(context)

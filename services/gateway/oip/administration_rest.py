@@ -46,10 +46,12 @@ class AdministrationRest:
         )
 
     async def index(self, exchange: Exchange) -> Response:
-        """Every deployed version with its state."""
+        """Every deployed version with its state, and beyond the protocol that on each node."""
         asked = _object(exchange)
-        index = await self.repository.index(ready_only=asked.get("ready") is True)
-        return json_response([message_to_json(model) for model in index.models])
+        entries = await self.repository.entries(ready_only=asked.get("ready") is True)
+        return json_response(
+            [message_to_json(each.index) | {"nodes": _shown(each.nodes)} for each in entries]
+        )
 
     async def load(self, exchange: Exchange) -> Response:
         """Loads what was unloaded by hand, on every node; answers with each node's state."""
@@ -108,4 +110,8 @@ def _fill(request: Any, exchange: Exchange) -> None:
 
 
 def _told(states: Iterable[NodeState]) -> Response:
-    return json_response({"nodes": [asdict(state) for state in states]})
+    return json_response({"nodes": _shown(states)})
+
+
+def _shown(states: Iterable[NodeState]) -> list[dict[str, Any]]:
+    return [asdict(state) for state in states]

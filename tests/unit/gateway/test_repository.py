@@ -23,7 +23,7 @@ def on(node: str, state: str, reason: str = "", version: str = "1") -> NodeState
         ([on("a", "READY"), on("b", "READY")], "READY", ""),
         ([on("a", "LOADING"), on("b", "READY")], "READY", "a LOADING; b READY"),
         (
-            [on("a", "UNAVAILABLE", "unloaded by hand"), on("b", "UNLOADING", "finishing")],
+            [on("a", "UNLOADED", "unloaded by hand"), on("b", "DRAINING", "finishing")],
             "UNLOADING",
             "a UNAVAILABLE: unloaded by hand; b UNLOADING: finishing",
         ),
@@ -32,6 +32,11 @@ def on(node: str, state: str, reason: str = "", version: str = "1") -> NodeState
 def test_the_best_state_counts_and_the_reason_tells_the_nodes_apart(
     states: list[NodeState], state: str, reason: str
 ) -> None:
-    entry = combine(DEPLOYED, states)
+    entry = combine(DEPLOYED, states).index
     assert (entry.name, entry.version) == ("m", "1")
     assert (entry.state, entry.reason) == (state, reason)
+
+
+def test_each_node_is_shown_in_its_own_words() -> None:
+    states = [on("a", "UNLOADED", "unloaded by hand"), on("b", "READY"), on("c", "READY", "", "2")]
+    assert combine(DEPLOYED, states).nodes == states[:2]
