@@ -257,14 +257,16 @@ def error_from_status(status: status_pb2.Status) -> RingmeshError:
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             detail.Unpack(retry)
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-    kind = _BY_REASON.get(info.reason) if info.domain == DOMAIN else None
-    if kind is None:
+    if info.domain != DOMAIN:
         return RemoteError(_code_of(status.code), status.message)
+    kind = _BY_REASON.get(info.reason, RingmeshError)
     # Past the constructors of the subclasses: the message is already the finished sentence.
     error = kind.__new__(kind)
     RingmeshError.__init__(
         error, status.message, metadata=dict(info.metadata), retry_after_s=retry_after_s
     )
+    if kind is RingmeshError:  # a reason that only the other process has a type for
+        error.code, error.reason = _code_of(status.code), info.reason  # type: ignore[misc]
     return error
 
 

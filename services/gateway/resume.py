@@ -3,7 +3,8 @@
 A node that dies takes its stream along, but not the text: with the tokens that were delivered, the
 same seed and the same request, another node goes on exactly there. `Continuation` is the
 bookkeeping and is pure; `generate` carries it out. A refusal (not ready, queue full, a bad request)
-is an answer and is not repeated; a node that dies, or unloads the model under the stream, is.
+is an answer and is not repeated; what is: a node that dies, an engine that breaks, a model that is
+unloaded under the stream. Where nobody else takes it up, the caller is told why it broke off.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from mesh.deadline import HOP_OVERHEAD_S
-from mesh.errors import Unavailable
+from mesh.errors import ModelNotReady, QueueFull, RingmeshError, Unavailable
 from mesh.logs import get_logger
 from mesh.pb.node_pb2 import GenerateRequest, GenerateResponse
 from services.gateway.node_client import Hop, NodeClient
 
 SEED_BITS = 63
 """Fits the signed and the unsigned 64-bit integers of every protocol on the way."""
+
+_NOBODY_ELSE = (ModelNotReady, QueueFull)
+"""How it reads that no node takes a text up."""
 
 _log = get_logger(__name__)
 
@@ -61,6 +65,16 @@ class Continuation:
             )
         return True
 
+    def outcome(self, broke: Unavailable | None, refusal: RingmeshError) -> RingmeshError:
+        """What the caller of a refused call is told: for a text half said, why it broke off."""
+        if broke is None or not self._has_started or not isinstance(refusal, _NOBODY_ELSE):
+            return refusal
+        return Unavailable(
+            f"the text broke off: {broke.message}; it could not go on elsewhere: {refusal.message}",
+            metadata=refusal.metadata,
+            retry_after_s=refusal.retry_after_s,
+        )
+
     def may_go_on(self, time_left_s: float) -> bool:
         """Whether another call is worth making; counts it if so."""
         if self._attempts_left == 0 or time_left_s <= HOP_OVERHEAD_S:
@@ -83,6 +97,7 @@ async def generate(
     deadline = clock() + hop.timeout_s
     fix_seed(request)
     state = Continuation(request, attempts)
+    broke: Unavailable | None = None
     while True:
         current = replace(hop, timeout_s=deadline - clock())
         try:
@@ -94,4 +109,7 @@ async def generate(
         except Unavailable as error:
             if not state.may_go_on(deadline - clock()):
                 raise
+            broke = error
             _log.warning("generation taken up again", model=str(hop.model), why=error.message)
+        except _NOBODY_ELSE as error:
+            raise state.outcome(broke, error) from error

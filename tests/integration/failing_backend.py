@@ -19,9 +19,13 @@ from services.inference.llm.slot_backend import SlotBackend
 
 @dataclass
 class Trouble:
-    """What every run raises, if anything, and when runs and openings have to wait."""
+    """What every run raises, if anything, and when runs and openings have to wait.
+
+    Runs that write before position `spares` of a slot succeed nevertheless.
+    """
 
     error: Exception | None = None
+    spares: int = 0
     runs: int = 0
     allowed: float = math.inf
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -48,11 +52,11 @@ class Trouble:
             self.allowed = math.inf
             self.changed.notify()
 
-    def check(self) -> None:
+    def check(self, start: int = 0) -> None:
         with self.changed:
             self.changed.wait_for(lambda: self.runs < self.allowed)
             self.runs += 1
-        if self.error is not None:
+        if self.error is not None and start >= self.spares:
             raise self.error
 
 
@@ -90,11 +94,11 @@ class _FailingSlots:
         return getattr(self._slots, name)
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Any:
-        self._trouble.check()
+        self._trouble.check(start)
         return self._slots.prefill(slot, tokens, start)
 
     def decode(self, tokens: Sequence[int], starts: Sequence[int]) -> Any:
-        self._trouble.check()
+        self._trouble.check(max(starts))
         return self._slots.decode(tokens, starts)
 
 

@@ -57,7 +57,10 @@ def hold(table: ModelTable, model: LoadedModel) -> None:
 
 @asynccontextmanager
 async def open_node(
-    models: Sequence[LoadedModel], implementation: Literal["native", "grpcio"] = "native"
+    models: Sequence[LoadedModel],
+    implementation: Literal["native", "grpcio"] = "native",
+    *,
+    name: str = NODE,
 ) -> AsyncIterator[NodeRig]:
     """A node that holds these models; it closes them."""
     exporter = InMemorySpanExporter()
@@ -72,7 +75,7 @@ async def open_node(
         server = await stack.enter_async_context(
             serve(
                 listen="127.0.0.1:0",
-                services=make_bindings(NODE, table, Residence(), telemetry.tracer),
+                services=make_bindings(name, table, Residence(), telemetry.tracer),
                 telemetry=telemetry,
                 implementation=implementation,
                 drain_timeout_s=1,

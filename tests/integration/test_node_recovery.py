@@ -216,7 +216,7 @@ async def test_a_request_that_cannot_be_computed_leaves_the_model_where_it_is(
         expected = await tokens_of(generate(rig, "The fox", 12))
         call = generate(rig, "Story")
         await first_token(call)
-        rig.trouble.error = BackendFailed("odd")
+        rig.trouble.spares, rig.trouble.error = 1, BackendFailed("odd")
         failed = await failure(tokens_of(call))
         rig.trouble.error = None
         assert failed.code is grpc.StatusCode.INTERNAL

@@ -60,6 +60,19 @@ def test_a_foreign_status_keeps_code_and_message() -> None:
     assert (back.code, back.message) == (grpc.StatusCode.PERMISSION_DENIED, "no")
 
 
+class Burnt(errors.Internal):
+    """A type that only the process has that raises it."""
+
+    reason = "BURNT"
+
+
+def test_an_error_of_the_mesh_keeps_a_reason_that_is_not_known_here() -> None:
+    back = error_from_status(error_to_status(Burnt("it burnt", metadata={"where": "here"})))
+    assert not isinstance(back, RemoteError)
+    assert (back.code, back.reason, back.message) == (Burnt.code, "BURNT", "it burnt")
+    assert error_to_status(back) == error_to_status(Burnt("it burnt", metadata={"where": "here"}))
+
+
 def test_a_code_out_of_range_is_unknown() -> None:
     assert error_from_status(status_pb2.Status(code=99)).code is grpc.StatusCode.UNKNOWN
 

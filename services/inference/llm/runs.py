@@ -3,12 +3,14 @@
 Repeating is safe: a run writes only behind what its slots hold.
 A decode that fails is repeated row by row. What made it fail may lie with one row, which then fails
 alone; or with the size of the batch, and then none does. A decode of one row is a prefill of one
-token: see the promises of `SlotBackend`.
+token: see the promises of `SlotBackend`. Where nothing else was computed, a known run tells a row
+that cannot be from an engine that can do no more: only the latter may be tried on another node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -19,6 +21,9 @@ from mesh.logs import get_logger
 from services.inference.backends.backend import BackendFailed
 from services.inference.backends.health import EngineHealth
 from services.inference.llm.slot_backend import SlotBackend
+
+KNOWN_TOKENS = (0,)
+"""A prompt that any decoder reads."""
 
 R = TypeVar("R")
 Logits: TypeAlias = "NDArray[np.float32]"
@@ -69,7 +74,11 @@ class Runs:
             return self._compute(run)
         except BackendFailed as error:
             _log.warning("prefill repeated", slot=slot, error=error.message)
+        try:
             return self._compute(run)
+        except BackendFailed:
+            self._check_engine(slot)
+            raise
 
     def decode(
         self, tokens: Sequence[int], starts: Sequence[int], wanted: Sequence[int]
@@ -105,7 +114,21 @@ class Runs:
                 failed.append((row, error))
             else:
                 yield row, logits
+        if len(failed) == len(wanted):
+            self._check_engine(wanted[0])
         yield from failed
+
+    def _check_engine(self, slot: int) -> None:
+        """Has the engine do what it could do before, in a slot that holds nothing of use.
+
+        Raises:
+            EngineBroken: it cannot, so it is nobody's request that it fails at.
+        """
+        run = partial(self._backend.prefill, slot, KNOWN_TOKENS, 0)
+        while True:  # the health counts, and raises when it is one failure too many
+            with suppress(BackendFailed):
+                self._compute(run)
+                return
 
     def _compute(self, run: Callable[[], R]) -> R:
         result = self._attempt(run)

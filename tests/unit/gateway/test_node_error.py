@@ -6,6 +6,7 @@ import pytest
 from mesh.errors import (
     DETAILS_KEY,
     DeadlineExceeded,
+    Internal,
     InvalidArgument,
     ModelNotReady,
     QueueFull,
@@ -60,6 +61,7 @@ def test_a_call_that_is_cut_short_at_its_deadline_was_out_of_time(code, started:
         InvalidArgument("no", field="x"),
         QueueFull("full", 1.5),
         ModelNotReady("m", "DRAINING", "bye"),
+        Internal("this row cannot be computed"),
     ],
 )
 def test_what_a_node_said_passes_as_it_is(said: RingmeshError) -> None:
@@ -70,6 +72,16 @@ def test_what_a_node_said_passes_as_it_is(said: RingmeshError) -> None:
         said.metadata,
         said.retry_after_s,
     )
+
+
+def test_a_failure_with_a_reason_is_no_broken_stream_though_the_reason_is_the_nodes_own() -> None:
+    class RowFailed(Internal):
+        reason = "ROW_FAILED"
+
+    said = RowFailed("this row cannot be computed")
+    error = node_error(failed(said.code, said.message, said), HOP, started=True)
+    assert not isinstance(error, BrokenOff)
+    assert (error.code, error.reason) == (Code.INTERNAL, "ROW_FAILED")
 
 
 def test_envoys_word_that_no_node_is_ready_gets_the_models_name() -> None:

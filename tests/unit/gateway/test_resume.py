@@ -1,8 +1,10 @@
 """The bookkeeping of a generation over several calls."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.errors import InvalidArgument, ModelNotReady, QueueFull, Unavailable
 from mesh.pb.node_pb2 import Delta, Finished, GenerateRequest, GenerateResponse, Started
 from services.gateway.resume import Continuation, fix_seed
 
@@ -56,6 +58,21 @@ def test_attempts_and_time_run_out() -> None:
     assert state.may_go_on(1)
     assert not state.may_go_on(1)
     assert "0 attempts left" in repr(state)
+
+
+@pytest.mark.parametrize("refusal", [ModelNotReady("m", "LOADING"), QueueFull("full", 1.5)])
+def test_a_refusal_is_told_as_it_is_unless_text_was_said_already(refusal) -> None:
+    state, broke = Continuation(GenerateRequest(), attempts=2), Unavailable("the engine is lost")
+    assert state.outcome(None, refusal) is refusal
+    assert state.outcome(broke, refusal) is refusal
+    state.accept(STARTED)
+    told = state.outcome(broke, refusal)
+    assert type(told) is Unavailable
+    assert "the engine is lost" in told.message
+    assert refusal.message in told.message
+    assert told.retry_after_s == refusal.retry_after_s
+    wrong = InvalidArgument("no", field="prompt")
+    assert state.outcome(broke, wrong) is wrong
 
 
 def test_a_seed_is_chosen_once_and_never_replaced() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mesh.errors import Internal, RingmeshError, Unavailable
 from services.inference.backends.backend import BackendFailed, BackendLost
-from services.inference.backends.health import FAILURES_IN_A_ROW
+from services.inference.backends.health import FAILURES_IN_A_ROW, EngineBroken
 from services.inference.llm.answer import Task
 from services.inference.llm.request import Event, Started
 from services.inference.llm.scheduler import Scheduler
@@ -100,6 +100,19 @@ async def test_an_engine_that_fails_again_and_again_is_given_up() -> None:
         with pytest.raises(Unavailable, match="in a row"):
             await collect(scheduler, task())
         assert scheduler.occupancy.running == scheduler.occupancy.waiting == 0
+
+
+@pytest.mark.parametrize("after", [0, 1, 4], ids=["prompt", "first decode", "later"])
+async def test_a_caller_alone_is_told_that_the_engine_is_broken_and_not_that_it_asked_wrongly(
+    after: int,
+) -> None:
+    backend = ToyBackend(slots=2)
+    backend.break_down(after=after)
+    async with scheduling(backend) as scheduler:
+        with pytest.raises(EngineBroken, match="3 runs in a row failed: the toy is broken"):
+            await collect(scheduler, replace(task(limit=50), end_ids=frozenset()))
+        assert await scheduler.broken() == "3 runs in a row failed: the toy is broken"
+    assert backend.runs == after + FAILURES_IN_A_ROW
 
 
 async def test_an_engine_that_is_lost_is_given_up_at_once() -> None:
