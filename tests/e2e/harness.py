@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
 
 from mesh.local.run_state import MeshNotRunning, MeshRecord, read_record
 
+T = TypeVar("T")
 START_TIMEOUT_S = 240
 STOP_TIMEOUT_S = 60
 
@@ -87,16 +90,28 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until_ready(mesh: Mesh) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if mesh.process.poll() is not None:
-            pytest.fail(f"the mesh ended while starting:\n{mesh.log.read_text()[-4000:]}")
-        with contextlib.suppress(MeshNotRunning):
-            assert mesh.record
-            return
+def wait_for(what: str, ask: Callable[[], T | None], timeout_s: float = 60) -> T:
+    """Asks until the answer counts as true, and returns it; other processes tell nobody."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := ask()):
+        assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.1)
-    pytest.fail(f"no mesh after {START_TIMEOUT_S} s:\n{mesh.log.read_text()[-4000:]}")
+    return found
+
+
+def wait_until_ready(mesh: Mesh) -> None:
+    def is_recorded() -> bool:
+        if mesh.process.poll() is not None:
+            pytest.fail("the mesh ended while starting")
+        with contextlib.suppress(MeshNotRunning):
+            return bool(mesh.record)
+        return False
+
+    try:
+        wait_for("a mesh that is ready", is_recorded, START_TIMEOUT_S)
+    except BaseException:
+        sys.stderr.write(mesh.log.read_text()[-4000:])
+        raise
 
 
 def start_mesh(state_dir: Path, ports: list[int], **extra: str) -> Mesh:

@@ -1,17 +1,16 @@
 """Sessions stay on their node; a node's death moves its own sessions and nobody notices."""
 
+import itertools
 import json
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from tests.e2e.harness import Mesh
+from tests.e2e.harness import Mesh, wait_for
 
 BODY = {"inputs": [{"name": "x", "datatype": "INT32", "shape": [1], "data": [1]}]}
 CHAT = {
@@ -27,13 +26,6 @@ def node_of(http: httpx.Client, session: str) -> str:
     reply = http.post("/v2/models/identity/infer", json=BODY, headers={"x-session-id": session})
     assert reply.status_code == 200, reply.text
     return reply.headers["x-ringmesh-node"]
-
-
-def wait_for(what: str, condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.1)
 
 
 def both_serve(mesh: Mesh, http: httpx.Client) -> bool:
@@ -128,22 +120,31 @@ def test_ten_chats_survive_the_death_of_a_node(whole: Mesh, http: httpx.Client) 
 
 def test_unary_calls_see_no_failure_while_a_node_dies(whole: Mesh, http: httpx.Client) -> None:
     stop = threading.Event()
+    codes: list[int] = []
 
-    def hammer(worker: int) -> list[int]:
-        codes = []
+    def hammer(worker: int) -> None:
         with httpx.Client(base_url=f"http://{whole.edge}", timeout=30) as client:
-            while not stop.is_set():
-                headers = {"x-session-id": f"{worker}-{len(codes)}"}
+            for count in itertools.takewhile(lambda _: not stop.is_set(), itertools.count()):
+                headers = {"x-session-id": f"{worker}-{count}"}
                 reply = client.post("/v2/models/identity/infer", json=BODY, headers=headers)
                 codes.append(reply.status_code)
-        return codes
 
+    def hundred_more() -> None:
+        before = len(codes)
+        wait_for("a hundred more answers", lambda: len(codes) >= before + 100)
+
+    victim = node_of(http, "x")
+    pid = whole.node_pid(victim)
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(hammer, worker) for worker in range(8)]
-        time.sleep(0.5)
-        os.kill(whole.node_pid(node_of(http, "x")), signal.SIGKILL)
-        time.sleep(3)
-        stop.set()
-        codes = [code for future in futures for code in future.result(60)]
-    assert len(codes) > 100
+        try:
+            hundred_more()
+            os.kill(pid, signal.SIGKILL)
+            hundred_more()
+            wait_for("the node started again", lambda: whole.node_pid(victim) != pid)
+            hundred_more()
+        finally:
+            stop.set()
+        for future in futures:
+            future.result(60)
     assert set(codes) == {200}

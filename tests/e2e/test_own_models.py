@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.harness import Mesh
+from tests.e2e.harness import Mesh, wait_for
 from tests.e2e.test_readme import curl_lines, run
 from tests.integration.onnx_graphs import save_mlp
 from tests.reference.tiny_encoders import ENCODERS, TEXTS, write_encoder
@@ -25,15 +24,8 @@ def publish(mesh: Mesh, place: Path, client: triton_grpc.InferenceServerClient, 
     done = mesh.command("publish", str(place), "--deploy", "--json", *more)
     assert done.returncode == 0, done.stderr
     name = str(json.loads(done.stdout)["model"])
-    wait_until_ready(client, name, mesh)
+    wait_for(f"{name} is ready", lambda: is_ready(client, name))
     return name
-
-
-def wait_until_ready(client: triton_grpc.InferenceServerClient, name: str, mesh: Mesh) -> None:
-    deadline = time.monotonic() + 60
-    while not is_ready(client, name):
-        assert time.monotonic() < deadline, mesh.command("status").stdout
-        time.sleep(0.1)
 
 
 def is_ready(client: triton_grpc.InferenceServerClient, name: str) -> bool:
@@ -50,7 +42,7 @@ def test_the_manual_s_graph_is_served_by_the_lines_that_it_prints(
     published = mesh.command("publish", str(tmp_path / "wine.onnx"), "--deploy")
     assert published.returncode == 0, published.stderr
     with triton_grpc.InferenceServerClient(mesh.edge) as client:
-        wait_until_ready(client, "wine", mesh)
+        wait_for("wine is ready", lambda: is_ready(client, "wine"))
     described, answered = (
         json.loads(run(mesh, line, tmp_path))
         for line in curl_lines("docs/manifest.md")

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -11,7 +9,7 @@ import pytest
 
 from mesh.local.demo_models import DemoModels
 from mesh.ports import free_ports
-from tests.e2e.harness import Mesh, is_open, processes_of, start_mesh, stop_mesh
+from tests.e2e.harness import Mesh, is_open, processes_of, start_mesh, stop_mesh, wait_for
 
 CHAT = {
     "model": "smollm2",
@@ -19,13 +17,6 @@ CHAT = {
     "max_tokens": 4,
     "temperature": 0,
 }
-
-
-def wait_for(what: str, condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.1)
 
 
 def serves(http: httpx.Client) -> bool:
