@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from mesh.pb import inference_pb2 as oip
+from mesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.e2e.harness import Mesh
 
 MODEL = "identity"
@@ -66,6 +68,25 @@ def test_rest_answers_with_each_nodes_state(
     assert {each["state"] for each in states} == {"READY"}
 
 
+def test_grpc_tells_each_nodes_state_in_its_trailer(mesh: Mesh) -> None:
+    with grpc.insecure_channel(mesh.edge) as channel:
+        load = GRPCInferenceServiceStub(channel).RepositoryModelLoad
+        _, call = load.with_call(oip.RepositoryModelLoadRequest(model_name=MODEL), timeout=60)
+        told = dict(call.trailing_metadata())["x-ringmesh-nodes"].split(", ")
+    assert sorted(told) == [
+        f"{node} {MODEL}@1 READY" for node in sorted(mesh.serving_nodes(f"{MODEL}@1"))
+    ]
+
+
+def test_rest_loads_no_configuration_either(mesh: Mesh) -> None:
+    with triton_http.InferenceServerClient(mesh.edge) as rest:
+        with pytest.raises(InferenceServerException, match=r"parameters\.config") as caught:
+            rest.load_model(MODEL, config="{}")
+        assert caught.value.status() == "501"
+        index = {each["name"]: each["state"] for each in rest.get_model_repository_index()}
+        assert index[MODEL] == "READY"
+
+
 @pytest.mark.parametrize(
     ("model", "options", "status", "named"),
     [
@@ -100,6 +121,22 @@ def test_trace_settings_apply_live(client: triton.InferenceServerClient, http) -
     assert http.get("/v2/trace/setting").json()["trace_rate"] == "1"
     with pytest.raises(InferenceServerException, match="trace_file"):
         client.update_trace_settings(settings={"trace_file": "here"})
+
+
+def test_settings_over_rest_by_the_client_library(mesh: Mesh) -> None:
+    with triton_http.InferenceServerClient(mesh.edge) as rest:
+        assert rest.get_trace_settings(model_name="minilm") == rest.get_trace_settings()
+        try:
+            shown = rest.update_trace_settings(settings={"trace_rate": "8"})
+            assert shown["trace_rate"] == rest.get_trace_settings()["trace_rate"] == "8"
+            assert rest.update_log_settings(settings={"log_info": False})["log_info"] is False
+            assert rest.get_log_settings()["log_info"] is False
+        finally:
+            rest.update_trace_settings(settings={"trace_rate": None})
+            rest.update_log_settings(settings={"log_info": True})
+        with pytest.raises(InferenceServerException, match="all models together") as caught:
+            rest.update_trace_settings(model_name="minilm", settings={"trace_rate": "8"})
+        assert caught.value.status() == "501"
 
 
 def test_log_settings_apply_live(client: triton.InferenceServerClient, http) -> None:

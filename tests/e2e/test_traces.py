@@ -2,15 +2,15 @@
 
 import json
 import secrets
-import time
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+import tritonclient.grpc as triton
 
 from mesh.pb import inference_pb2, inference_pb2_grpc
-from tests.e2e.harness import Mesh
+from tests.e2e.harness import Mesh, wait_for
 
 SETTLE_S = 20
 CHAT = {
@@ -37,16 +37,14 @@ def context() -> Context:
 
 def read_tree(mesh: Mesh, trace_id: str, *wanted: str) -> dict[str, Any]:
     """The trace once it has settled: all `wanted` span names and no orphan."""
-    deadline = time.monotonic() + SETTLE_S
-    while True:
+
+    def settled() -> dict[str, Any] | None:
         result = mesh.command("trace", trace_id, "--json")
-        if result.returncode == 0:
-            tree = json.loads(result.stdout)
-            names = {span["name"] for span in flatten(tree)}
-            if set(wanted) <= names and is_whole(tree):
-                return tree
-        assert time.monotonic() < deadline, f"{result.stdout}\n{result.stderr}"
-        time.sleep(0.3)
+        tree = json.loads(result.stdout) if result.returncode == 0 else {"roots": []}
+        names = {span["name"] for span in flatten(tree)}
+        return tree if set(wanted) <= names and is_whole(tree) else None
+
+    return wait_for(f"trace {trace_id} with {wanted}", settled, SETTLE_S)
 
 
 def is_whole(tree: dict[str, Any]) -> bool:
@@ -122,6 +120,30 @@ def test_a_call_without_context_starts_a_trace_and_says_which(mesh: Mesh, http) 
     tree = read_tree(mesh, trace_id, "compute")
     assert hops(tree, "compute") == ALL_HOPS
     assert tree["roots"][0]["span"]["service"] == "envoy-edge"
+
+
+def is_recorded(mesh: Mesh, http: httpx.Client) -> bool:
+    """Whether a call without a context is recorded now.
+
+    Told by a call after it, whose own context asks for recording: what it leaves came later.
+    """
+    body = {"inputs": [{"name": "x", "datatype": "INT8", "shape": [1], "data": [1]}]}
+    path, asked = "/v2/models/identity/infer", Context()
+    plain = http.post(path, json=body).headers["x-ringmesh-trace-id"]
+    http.post(path, json=body, headers={"traceparent": asked.header})
+    read_tree(mesh, asked.trace_id, "compute")
+    return mesh.command("trace", plain, "--json").returncode == 0
+
+
+def test_tracing_stops_and_goes_on_with_its_setting(mesh: Mesh, http: httpx.Client) -> None:
+    with triton.InferenceServerClient(mesh.edge) as client:
+        assert is_recorded(mesh, http)
+        client.update_trace_settings(settings={"trace_level": "OFF"})
+        try:
+            wait_for("no more traces", lambda: not is_recorded(mesh, http))
+        finally:
+            client.update_trace_settings(settings={"trace_level": "TIMESTAMPS", "trace_rate": None})
+        wait_for("traces again", lambda: is_recorded(mesh, http))
 
 
 def test_errors_carry_their_trace_id_too(mesh: Mesh, http: httpx.Client) -> None:
