@@ -62,7 +62,21 @@ REST_EXTENSIONS: Final = ("binary_tensor_data",)
 
 
 class OipMethods:
-    """A servicer's lack of a method, told to whoever calls it."""
+    """What every servicer of the protocol answers alike, its lack of a method among it."""
+
+    async def ServerLive(
+        self, request: oip.ServerLiveRequest, context: grpc.aio.ServicerContext
+    ) -> oip.ServerLiveResponse:
+        """The process answers."""
+        del request, context
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(
+        self, request: oip.ServerReadyRequest, context: grpc.aio.ServicerContext
+    ) -> oip.ServerReadyResponse:
+        """The process takes calls: it listens once it can; models have states of their own."""
+        del request, context
+        return oip.ServerReadyResponse(ready=True)
 
     def __getattr__(self, name: str) -> Any:
         if name in _METHODS:

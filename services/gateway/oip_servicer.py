@@ -43,20 +43,6 @@ class OipServicer(AdministrationServicer, SharedMemoryServicer, OipMethods):
         SharedMemoryServicer.__init__(self, memory)
         self._dataplane = dataplane
 
-    async def ServerLive(
-        self, request: oip.ServerLiveRequest, context: grpc.aio.ServicerContext
-    ) -> oip.ServerLiveResponse:
-        """The process answers."""
-        del request, context
-        return oip.ServerLiveResponse(live=True)
-
-    async def ServerReady(
-        self, request: oip.ServerReadyRequest, context: grpc.aio.ServicerContext
-    ) -> oip.ServerReadyResponse:
-        """The process knows what is deployed: it serves nothing before it does."""
-        del request, context
-        return oip.ServerReadyResponse(ready=True)
-
     async def ServerMetadata(
         self, request: oip.ServerMetadataRequest, context: grpc.aio.ServicerContext
     ) -> oip.ServerMetadataResponse:

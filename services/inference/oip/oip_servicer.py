@@ -41,20 +41,6 @@ class OipServicer(RepositoryServicer, OipMethods):
         self._models = models
         self._answering = Answering(models, tracer)
 
-    async def ServerLive(
-        self, request: oip.ServerLiveRequest, context: grpc.aio.ServicerContext
-    ) -> oip.ServerLiveResponse:
-        """The process answers."""
-        del request, context
-        return oip.ServerLiveResponse(live=True)
-
-    async def ServerReady(
-        self, request: oip.ServerReadyRequest, context: grpc.aio.ServicerContext
-    ) -> oip.ServerReadyResponse:
-        """The node takes calls; whether a model answers is that model's own state."""
-        del request, context
-        return oip.ServerReadyResponse(ready=True)
-
     async def ServerMetadata(
         self, request: oip.ServerMetadataRequest, context: grpc.aio.ServicerContext
     ) -> oip.ServerMetadataResponse:
