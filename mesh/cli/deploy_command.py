@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mesh.cli.call import TIMEOUT_S
+from mesh.cli.call import TIMEOUT_S, CallFailed
+from mesh.cli.http_call import open_edge
 from mesh.cli.output import JsonFlag, make_console, print_json
 from mesh.cli.place import Edge, StateDir, find_edge
-from mesh.cli.registry_call import ask_registry, read_deployment, render_targets
+from mesh.cli.registry_call import ask_registry, deployed_versions, read_deployment, render_targets
+from mesh.cli.settling import Wanted, await_settled
+from mesh.cli.version_state import (
+    TIMEOUT_S as ASK_TIMEOUT_S,
+)
+from mesh.cli.version_state import (
+    VersionState,
+    ask_routed,
+    ask_states,
+    explain,
+    read_states,
+)
 from mesh.pb import registry_pb2 as pb
 
 app = typer.Typer()
+WAIT_S = 300.0
+"""A large model may take minutes to fetch and compile."""
+
+WaitOption = Annotated[
+    float,
+    typer.Option("--wait", min=0, help="Seconds to wait until it answers; 0: do not wait."),
+]
 
 
 @app.command()
@@ -34,11 +55,12 @@ def deploy(
         ),
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Serve the model no more.")] = False,
+    wait: WaitOption = WAIT_S,
     edge: Edge = None,
     state_dir: StateDir = Path(".ringmesh"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Say which versions of a model take its traffic."""
+    """Say which versions of a model take its traffic, and wait until they answer."""
     address = find_edge(edge, state_dir)
     if remove:
         request = pb.DeleteDeploymentRequest(model=model)
@@ -57,10 +79,59 @@ def deploy(
         asked = pb.GetDeploymentRequest(model=model)
         answer = ask_registry(address, lambda r: r.GetDeployment(asked, timeout=TIMEOUT_S))
     found = read_deployment(answer)
-    text = f"{model} serves {render_targets(found)}; nodes for each version: {found['replicas']}."
-    if found["may_page"]:
-        text += " It may be paged out of memory."
-    _say(found, text, as_json=as_json)
+    if not as_json:
+        make_console().print(_describe(found))
+    states = await_deployed(address, found, wait) if targets else _states_now(address, model)
+    if as_json:
+        print_json(found | {"states": [asdict(state) for state in states]})
+    else:
+        report(states)
+
+
+def await_deployed(edge: str, deployment: dict[str, Any], wait_s: float) -> list[VersionState]:
+    """The states of the versions with traffic, when all answer; none where nobody waits.
+
+    Raises:
+        VersionFailed: one does not load; the message has each node's reason.
+        VersionNotReady: the time is over.
+    """
+    if not wait_s:
+        return []
+    model = deployment["model"]
+    versions = ask_registry(edge, partial(deployed_versions, deployment=deployment))
+    wanted = Wanted(model, versions, deployment["replicas"])
+    with (
+        make_console().status(f"Waiting until {model} answers …"),
+        open_edge(edge, timeout_s=ASK_TIMEOUT_S) as client,
+    ):
+        return await_settled(
+            wanted, partial(ask_states, client), partial(ask_routed, client), wait_s
+        )
+
+
+def report(states: Sequence[VersionState]) -> None:
+    """A line for each version: where it is ready, and why it is not on other nodes."""
+    console = make_console()
+    for state in states:
+        name, nodes = f"{state.model}@{state.version}", state.on("READY")
+        where = ", ".join(node.node for node in nodes)
+        line = f"{name} is ready on {where}." if nodes else f"{name} is {state.state}."
+        others = [each for each in state.nodes if each not in nodes and each.state != "UNLOADED"]
+        why = explain(others) or ("" if nodes else state.reason)
+        console.print(f"{line} {why}".rstrip(), markup=False, soft_wrap=True)
+
+
+def _states_now(edge: str, model: str) -> list[VersionState]:
+    try:
+        return [state for state in read_states(edge) if state.model == model]
+    except CallFailed:
+        return []  # the registry has answered what was asked
+
+
+def _describe(deployment: dict[str, Any]) -> str:
+    model, replicas = deployment["model"], deployment["replicas"]
+    text = f"{model} serves {render_targets(deployment)}; nodes for each version: {replicas}."
+    return f"{text} It may be paged out of memory." if deployment["may_page"] else text
 
 
 def read_targets(texts: Sequence[str]) -> list[pb.Target]:

@@ -17,9 +17,9 @@ _SHOWN_CHARACTERS = 200
 
 
 @contextmanager
-def open_edge(edge: str) -> Iterator[httpx.Client]:
+def open_edge(edge: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Iterator[httpx.Client]:
     """A client of the edge whose failures come as `CallFailed`."""
-    timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
     with httpx.Client(base_url=f"http://{edge}", timeout=timeout, trust_env=False) as client:
         try:
             yield client

@@ -23,7 +23,7 @@ COMMANDS = {
     "logs": "Show the logs of the mesh's processes.",
     "doctor": "Check whether this machine can run a mesh.",
     "models": "List the models of the registry.",
-    "show": "Show a model: its versions, aliases, deployment and files.",
+    "show": "Show a model: its versions, aliases, deployment, files and nodes.",
     "publish": "Put a model's files into the registry as its next version.",
     "deploy": "Say which versions of a model take its traffic.",
     "alias": "Point an alias at a version of a model, or remove it.",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc
 import typer
 
 from mesh.cli.call import call
+from mesh.cli.deploy_command import WAIT_S, WaitOption, await_deployed, report
 from mesh.cli.output import JsonFlag, make_console, print_json
 from mesh.cli.place import Edge, StateDir, find_edge
-from mesh.cli.registry_call import read_version
+from mesh.cli.registry_call import read_deployment, read_version
 from mesh.errors import InvalidArgument
 from mesh.local.model_files import guess_kind, guess_name
 from mesh.local.problem import LocalProblem
 from mesh.local.publish import LocalFile, Publisher, read_files
 from mesh.manifest import Manifest
-from mesh.pb.registry_pb2 import ModelVersion
+from mesh.pb.registry_pb2 import Deployment, ModelVersion
 
 app = typer.Typer()
 MANIFEST = "manifest.json"
@@ -39,6 +42,7 @@ def publish(
         bool, typer.Option("--deploy", help="Also give it all of the model's traffic.")
     ] = False,
     replicas: Annotated[int, typer.Option(min=1, help="Nodes that should hold it.")] = 2,
+    wait: WaitOption = WAIT_S,
     edge: Edge = None,
     state_dir: StateDir = Path(".ringmesh"),
     as_json: JsonFlag = False,
@@ -50,24 +54,49 @@ def publish(
     with console.status(f"Reading {path} …"):
         files = [file for file in read_files(path) if file.path != MANIFEST]
 
-    async def run(channel: grpc.aio.Channel) -> ModelVersion:
-        return await _publish(
-            Publisher(channel),
-            described,
-            files,
-            description=description,
-            deploy=deploy,
-            replicas=replicas,
-        )
+    async def run(channel: grpc.aio.Channel) -> Published:
+        return await _publish(Publisher(channel), described, files, description)
 
     with console.status(f"Publishing {described.name} …"):
-        version = call(address, run)
+        published = call(address, run)
     if as_json:
-        print_json(read_version(version))
-        return
-    console.print(f"Published {version.model} version {version.version}.")
-    if not deploy:
+        print_json(read_version(published.version) | {"is_new": published.is_new})
+    else:
+        console.print(_describe(published), highlight=False)
+    version = published.version
+    if deploy:
+        deployment = _deploy(address, version, replicas)
+        states = await_deployed(address, deployment, wait)
+        if not as_json:
+            report(states)
+    elif not as_json:
         console.print(f"Serve it with: ringmesh deploy {version.model} {version.version}")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The version that has the artefact, and whether it has just come to be."""
+
+    version: ModelVersion
+    is_new: bool
+
+
+def _describe(published: Published) -> str:
+    name = f"{published.version.model} version {published.version.version}"
+    if published.is_new:
+        return f"Published {name}."
+    created = datetime.fromtimestamp(published.version.created_unix_ms / 1000, UTC).astimezone()
+    return (
+        f"Nothing new: the same files and manifest are {name} since {created:%Y-%m-%d %H:%M}, "
+        f"digest {published.version.digest[:12]}."
+    )
+
+
+def _deploy(edge: str, version: ModelVersion, replicas: int) -> dict[str, Any]:
+    async def run(channel: grpc.aio.Channel) -> Deployment:
+        return await Publisher(channel).deploy(version.model, str(version.version), replicas)
+
+    return read_deployment(call(edge, run))
 
 
 def read_manifest(path: Path, manifest: Path | None, name: str | None) -> Manifest:
@@ -96,15 +125,8 @@ def _renamed(manifest: Manifest, name: str | None) -> Manifest:
 
 
 async def _publish(
-    publisher: Publisher,
-    manifest: Manifest,
-    files: list[LocalFile],
-    *,
-    description: str,
-    deploy: bool,
-    replicas: int,
-) -> ModelVersion:
+    publisher: Publisher, manifest: Manifest, files: list[LocalFile], description: str
+) -> Published:
+    known = await publisher.list_versions(manifest.name)
     version = await publisher.publish(manifest, files, description)
-    if deploy:
-        await publisher.deploy(version.model, str(version.version), replicas)
-    return version
+    return Published(version, version.version not in known)

@@ -50,6 +50,18 @@ async def show_model(registry: registry_pb2_grpc.RegistryStub, name: str) -> Jso
     }
 
 
+async def deployed_versions(
+    registry: registry_pb2_grpc.RegistryStub, deployment: Json
+) -> frozenset[int]:
+    """The numbers of the versions that a deployment's targets stand for."""
+    request = pb.GetModelRequest(name=deployment["model"])
+    model = await registry.GetModel(request, timeout=TIMEOUT_S)
+    selectors = [str(target["version"]) for target in deployment["targets"]]
+    return frozenset(
+        model.aliases[each] if each in model.aliases else int(each) for each in selectors
+    )
+
+
 def read_model(model: pb.Model) -> Json:
     """A model as JSON."""
     return {

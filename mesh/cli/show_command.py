@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
+from mesh.cli.call import CallFailed
 from mesh.cli.output import JsonFlag, make_console, make_table, print_json
 from mesh.cli.place import Edge, StateDir, find_edge
 from mesh.cli.registry_call import ask_registry, render_targets, show_model
+from mesh.cli.version_state import VersionState, make_state_table, read_states
 
 app = typer.Typer()
 
@@ -23,16 +27,30 @@ def show(
     state_dir: StateDir = Path(".ringmesh"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a model: its versions, aliases, deployment and files."""
-    model = ask_registry(find_edge(edge, state_dir), lambda registry: show_model(registry, name))
+    """Show a model: its versions, aliases, deployment, files, and how each node does with it."""
+    address = find_edge(edge, state_dir)
+    model = ask_registry(address, lambda registry: show_model(registry, name))
+    states, problem = _try_states(address, name)
     if as_json:
-        print_json(model)
-    else:
-        _render(model)
-
-
-def _render(model: dict[str, Any]) -> None:
+        print_json(model | {"states": None if problem else [asdict(state) for state in states]})
+        return
     console = make_console()
+    _render(console, model)
+    if problem:
+        console.print(f"\n[yellow]How the nodes do cannot be told:[/] {escape(problem)}")
+    elif states:
+        console.print("", make_state_table(states, with_model=False))
+
+
+def _try_states(edge: str, model: str) -> tuple[list[VersionState], str]:
+    """The deployed versions' states, or why they cannot be told."""
+    try:
+        return [state for state in read_states(edge) if state.model == model], ""
+    except CallFailed as problem:
+        return [], str(problem)
+
+
+def _render(console: Console, model: dict[str, Any]) -> None:
     deployment = model["deployment"]
     aliases = ", ".join(f"{name}={version}" for name, version in model["aliases"].items())
     console.print(f"[bold cyan]{escape(model['name'])}[/]  {model['task']}")

@@ -10,8 +10,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from mesh.cli.call import CallFailed
 from mesh.cli.output import JsonFlag, make_console, make_table, print_json
 from mesh.cli.place import StateDir
+from mesh.cli.version_state import (
+    VersionState,
+    make_state_table,
+    needing_words,
+    read_states,
+)
 from mesh.local.consul_view import ConsulView, InstanceState, ModelState, list_model_states
 from mesh.local.run_state import MeshRecord, read_record
 
@@ -26,13 +33,15 @@ def status(state_dir: StateDir = Path(".ringmesh"), as_json: JsonFlag = False) -
         instances = consul.instances()
         models = list_model_states(consul.deployments(), instances)
     memory = {name: read_memory_bytes(process.pid) for name, process in record.processes.items()}
+    states = _try_states(record.edge)
     if as_json:
-        print_json(_to_json(record, memory, instances, models))
+        print_json(_to_json(record, memory, instances, models, states))
         return
     console = make_console()
     _render_mesh(console, record, memory)
     _render_instances(console, instances)
     _render_models(console, models)
+    _render_reasons(console, models, states)
 
 
 def read_memory_bytes(pid: int) -> int | None:
@@ -45,11 +54,20 @@ def read_memory_bytes(pid: int) -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
+def _try_states(edge: str) -> list[VersionState] | str:
+    """What the nodes say, or why nobody can ask them: the rest is worth showing all the same."""
+    try:
+        return read_states(edge)
+    except CallFailed as problem:
+        return str(problem)
+
+
 def _to_json(
     record: MeshRecord,
     memory: dict[str, int | None],
     instances: list[InstanceState],
     models: list[ModelState],
+    states: list[VersionState] | str,
 ) -> dict[str, Any]:
     document = asdict(record)
     for name, process in document["processes"].items():
@@ -57,6 +75,7 @@ def _to_json(
     return document | {
         "instances": [asdict(instance) for instance in instances],
         "models": [asdict(model) for model in models],
+        "states": None if isinstance(states, str) else [asdict(state) for state in states],
     }
 
 
@@ -97,3 +116,15 @@ def _render_models(console: Console, models: list[ModelState]) -> None:
         row = (str(model.version), str(model.weight), f"{ready} {escape(nodes)}")
         table.add_row(f"[cyan]{escape(model.model)}[/]", *row)
     console.print("", table if models else "No model is deployed.")
+
+
+def _render_reasons(
+    console: Console, models: list[ModelState], states: list[VersionState] | str
+) -> None:
+    """What the nodes have to say of versions that are not simply ready."""
+    if isinstance(states, str):
+        console.print(f"\n[yellow]Why a version is not ready cannot be told:[/] {escape(states)}")
+        return
+    replicas = {model.model: model.replicas for model in models}
+    if telling := needing_words(states, replicas):
+        console.print("", make_state_table(telling, with_model=True))

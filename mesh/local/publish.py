@@ -74,6 +74,15 @@ class Publisher:
         )
         return await _answer(self._registry.CreateModelVersion(request, timeout=CALL_TIMEOUT_S))
 
+    async def list_versions(self, model: str) -> frozenset[int]:
+        """The versions that the registry has of the model."""
+        request = registry_pb2.GetModelRequest(name=model)
+        try:
+            found = await _answer(self._registry.GetModel(request, timeout=CALL_TIMEOUT_S))
+        except NotFound:
+            return frozenset()
+        return frozenset(found.versions)
+
     async def is_deployed(self, model: str) -> bool:
         """Whether anything of the model should be served."""
         request = registry_pb2.GetDeploymentRequest(model=model)

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WANTED = ("consul", "tracesink", "registry", "config", "controlplane", "envoy")
 Run = Callable[..., Awaitable[Any]]
+NO_WAIT = ("--wait", "0")
+"""There is no node that could get ready."""
+DEPLOY = ("--deploy", *NO_WAIT)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -65,11 +68,12 @@ async def test_a_model_is_published_deployed_and_named(ringmesh: Run, tmp_path: 
 
     version = await ringmesh("publish", str(artefact), "--description", "the first")
     assert (version["model"], version["version"], version["files"]) == ("echo", 1, [])
-    again = await ringmesh("publish", str(artefact), "--deploy", "--replicas", "1")
-    assert again["version"] == 1
+    assert version["is_new"]
+    again = await ringmesh("publish", str(artefact), *DEPLOY, "--replicas", "1")
+    assert (again["version"], again["is_new"]) == (1, False)
 
     await ringmesh("alias", "echo", "champion", "1")
-    deployed = await ringmesh("deploy", "echo", "champion:30", "--replicas", "3")
+    deployed = await ringmesh("deploy", "echo", "champion:30", "--replicas", "3", *NO_WAIT)
     assert deployed["replicas"] == 3
     shown = await ringmesh("show", "echo")
     assert shown["aliases"] == {"champion": 1}
