@@ -26,6 +26,8 @@ _STORED_BYTES: Final[Mapping[Format, float]] = MappingProxyType({"gguf": 0.56, "
 """Of a weight in the file: GGUF has mostly four bits and a half, folders mostly sixteen."""
 _FULL_BYTES: Final = 4.0
 _BYTES_OF: Final[Mapping[str, float]] = MappingProxyType({"fp32": _FULL_BYTES})
+_NO_SMALLER_FORM: Final = "torch"
+"""This backend keeps weights in float32, or on a GPU in half of that, whatever is asked for."""
 _INT8_BYTES: Final = 1.16
 """A code, and its part of a block's scale and zero point."""
 _POSITION_BYTES_PER_ROOT: Final = 4.0
@@ -38,7 +40,8 @@ def estimate_bytes(spec: VersionSpec) -> int:
     if options is None:
         return stored
     count = stored / _STORED_BYTES.get(spec.manifest.format, _FULL_BYTES)
-    return math.ceil(count * _BYTES_OF.get(options.weights, _INT8_BYTES) + _slots(count, options))
+    weights = "fp32" if spec.manifest.backend == _NO_SMALLER_FORM else options.weights
+    return math.ceil(count * _BYTES_OF.get(weights, _INT8_BYTES) + _slots(count, options))
 
 
 def weight_bytes(files: Iterable[ArtefactFile]) -> int:

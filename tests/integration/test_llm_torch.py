@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from mesh.model_options import GenerationOptions
 from services.inference.backends.backend import BackendFailed, BackendSettings, Device
 from services.inference.backends.torch.backend import TorchBackend
 from services.inference.llm.decoder import Decoder
 from services.inference.llm.description import describe
 from services.inference.llm.model_files import open_model_files
+from services.inference.models.needs import decoder_bytes
 from tests.integration.llm_support import DIGEST, golden, golden_request, open_model
 
 if TYPE_CHECKING:
@@ -75,6 +77,24 @@ async def test_greedy_is_the_reference_token_for_token(demo_models: Any, cache_d
         expected = [token for token in case["greedy_ids"][:32] if token != 2]
         assert list(answer.token_ids) == expected
     assert max(answer.finished.largest_batch for answer in answers) > 1
+
+
+def test_what_is_counted_before_it_is_loaded_is_what_it_takes(
+    demo_models: Any, cache_dir: Path, slots: SlotBackend
+) -> None:
+    folder = demo_models.smollm2_gguf.parent
+    config = describe(folder, model="smollm2", digest=DIGEST, cache_dir=cache_dir).config
+    options = GenerationOptions(slots=SLOTS, max_context_tokens=CONTEXT)
+    counted = decoder_bytes(config, options, BACKEND.kept_weights("int8", "auto"))
+    assert 0.98 * slots.memory_bytes < counted <= slots.memory_bytes
+
+
+async def test_weights_that_it_keeps_otherwise_are_told(demo_models: Any, cache_dir: Path) -> None:
+    async with open_model(
+        demo_models.smollm2_gguf, cache_dir, backends=[BACKEND], weights="int8", slots=1
+    ) as model:
+        form = BACKEND.kept_weights("int8", "auto").form
+        assert model.remark == f"weights are {form} instead of int8 (torch: unsupported_precision)"
 
 
 @pytest.mark.parametrize("cuts", [(32,), (2,), (50, 52, 90), (95,)])

@@ -38,7 +38,7 @@ generation = st.builds(
     slots=st.integers(1, 256),
     max_context_tokens=st.integers(1000, 1_048_576),
     prefill_chunk_tokens=st.integers(1, 1000),
-    weights=st.sampled_from(["int8", "int8-rows", "fp32"]),
+    weights=st.sampled_from(["int8", "int8-rows", "int4", "fp32"]),
     max_queue=st.integers(1, 100_000),
 )
 embedding = st.builds(EmbeddingOptions, max_tokens=st.integers(1, 65_536))

@@ -39,6 +39,9 @@ class Obstacle(Enum):
     """The compiled engine was built for another architecture or another version."""
     UNSUPPORTED_MODEL = "unsupported_model"
     """It does not run models of this kind."""
+    UNSUPPORTED_PRECISION = "unsupported_precision"
+    """It does not compute in what the manifest asks for; where it runs the model all the same, the
+    model's remark says in what."""
     NOT_BUILT_YET = "not_built_yet"
     """It is still to compile this model, and does so while the model serves elsewhere."""
     BUILD_FAILED = "build_failed"

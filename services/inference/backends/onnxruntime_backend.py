@@ -5,13 +5,31 @@ The library itself is known to `graph.session` alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
 from services.inference.backends.backend import BackendSettings, Device, Graph, GraphRunner
+from services.inference.backends.kept_weights import KeptWeights
 from services.inference.graph import session
 from services.inference.graph.session import GraphSession
 from services.inference.llm.compiled import compiled_decoder
 from services.inference.llm.decoder import Decoder
 from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
 from services.inference.llm.slot_backend import SlotBackend
+from services.inference.llm.weights import Precision
+
+# A code, and its part of a block's scale and zero point.
+_BLOCKS = KeptWeights("int8", weight_bytes=1 + (4 + 1) / 32)
+# Blocks of four bits are kept in eight: the nearest form that it has a graph for.
+_KEPT: Mapping[Precision, KeptWeights] = MappingProxyType(
+    {
+        "int8": _BLOCKS,
+        "int8-rows": KeptWeights("int8-rows", weight_bytes=1, table_bytes=_BLOCKS.weight_bytes),
+        "int4": _BLOCKS,
+        "fp32": KeptWeights("fp32", weight_bytes=4),
+    }
+)
 
 
 class OnnxRuntimeBackend:
@@ -26,8 +44,15 @@ class OnnxRuntimeBackend:
         """It has no needs beyond the package that every node installs."""
         return Device.CPU
 
+    def kept_weights(self, wanted: Precision, compute: str) -> KeptWeights:
+        """As asked for, but for int4; activations and slots are float32 always."""
+        del compute
+        return _KEPT[wanted]
+
     def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
         """Compiles the decoder, the first time on this machine, and loads it."""
+        if decoder.precision == "int4":
+            decoder = replace(decoder, precision="int8")
         return OnnxRuntimeSlots(
             compiled_decoder(decoder),
             decoder.config,

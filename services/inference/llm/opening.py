@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mesh.errors import FailedPrecondition
 from mesh.model_options import GenerationOptions
 from services.inference.backends.backend import Backend
 from services.inference.backends.choice import Opening, open_first
+from services.inference.backends.kept_weights import remark_on
 from services.inference.llm.decoder import Decoder
 from services.inference.llm.description import Description, describe
 from services.inference.llm.metrics import LanguageModelMetrics
@@ -92,7 +94,9 @@ def open_on_backend(
         return backend.open_slots(decoder, options.slots)
 
     slots, opening = open_first(spec.manifest.backend, backends, open_slots)
-    return described, slots, opening
+    told = remark_on(backends, opening.backend, decoder.precision, decoder.compute)
+    remark = "; ".join(each for each in (opening.remark, told) if each)
+    return described, slots, replace(opening, remark=remark)
 
 
 def _options(spec: VersionSpec) -> GenerationOptions:

@@ -44,7 +44,7 @@ class ModelLoader:
         self._artefacts = cache_dir / "artefacts"
         self._compiled = cache_dir / "compiled"
         backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
-        backends = make_backends(backend, self._store)
+        self._backends = backends = make_backends(backend, self._store)
         self._openers = make_openers(settings, self._compiled, metrics, backends)
         self.improve = Improvement(backends, self.open)
 
@@ -67,7 +67,7 @@ class ModelLoader:
         """How much memory a version is going to take; fetches its files, if it must."""
         spec = assignment.spec
         folder = await self._store.materialize(spec.files, self._artefacts)
-        return await asyncio.to_thread(count_bytes, folder, spec, self._compiled)
+        return await asyncio.to_thread(count_bytes, folder, spec, self._compiled, self._backends)
 
 
 def make_openers(

@@ -1,41 +1,54 @@
 """What a version will take, counted from its files before anything of it is loaded.
 
-A language model's architecture is in its files, so that its weights and slots can be counted; for
-other models the weights' files are what is loaded. What an engine needs beside them for a while
-(a graph's intermediate results) is not counted; that is what the part of the machine's memory is
-for that the budget leaves.
+A language model's architecture is in its files, so that its weights and slots can be counted, as
+the backend keeps them that it will probably open on; for other models the weights' files are what
+is loaded. What an engine needs beside them for a while (a graph's intermediate results) is not
+counted; that is what the part of the machine's memory is for that the budget leaves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mesh.deployment import VersionSpec
 from mesh.memory_estimate import estimate_bytes
 from mesh.model_options import GenerationOptions
+from services.inference.backends.backend import Backend
+from services.inference.backends.kept_weights import KeptWeights, expected_weights
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.description import describe
 
 _FULL_BYTES = 4
-_INT8_BYTES = 1 + (4 + 1) / 32
-"""A code, and its part of a block's scale and zero point."""
 
 
-def count_bytes(folder: Path, spec: VersionSpec, cache_dir: Path) -> int:
+def count_bytes(
+    folder: Path, spec: VersionSpec, cache_dir: Path, backends: Sequence[Backend]
+) -> int:
     """What the version in `folder` will take; reads the files' headers, and blocks."""
-    options = spec.manifest.generation
+    manifest, options = spec.manifest, spec.manifest.generation
     if options is None:
         return estimate_bytes(spec)
-    name = spec.manifest.name
-    described = describe(folder, model=name, digest=spec.digest, cache_dir=cache_dir)
-    return decoder_bytes(described.config, options)
+    described = describe(folder, model=manifest.name, digest=spec.digest, cache_dir=cache_dir)
+    kept = expected_weights(backends, manifest.backend, options.weights, manifest.precision)
+    # With no backend for it, opening has the reason; it is not this that should fail.
+    return 0 if kept is None else decoder_bytes(described.config, options, kept)
 
 
-def decoder_bytes(config: LlamaConfig, options: GenerationOptions) -> int:
-    """Weights and slots of a decoder."""
-    each = _FULL_BYTES if options.weights == "fp32" else _INT8_BYTES
-    positions = options.slots * min(options.max_context_tokens, config.trained_context_tokens)
-    return int(weight_count(config) * each) + positions * config.kv_bytes_per_token
+def decoder_bytes(config: LlamaConfig, options: GenerationOptions, kept: KeptWeights) -> int:
+    """Weights and slots of a decoder that a backend keeps like this."""
+    context_tokens = min(options.max_context_tokens, config.trained_context_tokens)
+    positions = options.slots * kept.positions(context_tokens)
+    slots = positions * config.kv_bytes_per_token * kept.cache_element_bytes // _FULL_BYTES
+    return int(weight_count(config) * kept.weight_bytes + _table_bytes(config, kept)) + slots
+
+
+def _table_bytes(config: LlamaConfig, kept: KeptWeights) -> float:
+    """What a table of its own adds to matrices that count the tokens' vectors once or twice."""
+    if not kept.table_bytes:
+        return 0
+    counted = 0 if config.tied_embeddings else kept.weight_bytes
+    return config.vocabulary * config.hidden * (kept.table_bytes - counted)
 
 
 def weight_count(config: LlamaConfig) -> int:

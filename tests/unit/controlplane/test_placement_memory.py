@@ -171,9 +171,17 @@ def test_a_node_s_capacity_comes_from_its_instance() -> None:
 
 
 def test_the_estimate_is_near_what_known_models_take() -> None:
-    def language_model(format_: str, path: str, size_bytes: int, **generation) -> int:
+    def language_model(
+        format_: str, path: str, size_bytes: int, backend: str = "auto", **generation
+    ) -> int:
         manifest = Manifest.model_validate(
-            {"name": "m", "task": "text-generation", "format": format_, "generation": generation}
+            {
+                "name": "m",
+                "task": "text-generation",
+                "format": format_,
+                "backend": backend,
+                "generation": generation,
+            }
         )
         file = ArtefactFile(path=path, digest="0" * 64, size_bytes=size_bytes)
         readme = ArtefactFile(path="README.md", digest="0" * 64, size_bytes=10**12)
@@ -183,6 +191,8 @@ def test_the_estimate_is_near_what_known_models_take() -> None:
 
     small = language_model("gguf", "m.gguf", 97_000_000, slots=8, max_context_tokens=2048)
     assert 0.8 < small / (152e6 + 755e6) < 1.5  # SmolLM2-135M, Q4_1
+    torch = language_model("gguf", "m.gguf", 97_000_000, "torch", slots=8, max_context_tokens=2048)
+    assert 0.8 < torch / (538e6 + 755e6) < 1.5  # the same, and no int8 there
     large = language_model(
         "transformers", "m.safetensors", 16_060_000_000, slots=4, max_context_tokens=4096
     )

@@ -18,6 +18,7 @@ TURING, AMPERE = Architecture(7, 5), Architecture(8, 0)
         ("fp32", "fp32", AMPERE, "fp32"),
         ("int8", "auto", AMPERE, "int8-bf16"),
         ("int8-rows", "fp16", AMPERE, "int8-fp16"),
+        ("int4", "auto", AMPERE, "int4-bf16"),
     ],
 )
 def test_a_decoder_computes_in_what_the_gpu_has(

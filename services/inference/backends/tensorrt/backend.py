@@ -20,6 +20,7 @@ from services.inference.backends.backend import (
     Graph,
     Obstacle,
 )
+from services.inference.backends.kept_weights import KeptWeights
 from services.inference.backends.pending import Pending
 from services.inference.backends.tensorrt.build_process import BuildJob
 from services.inference.backends.tensorrt.engine import KERNELS_FILE
@@ -30,7 +31,11 @@ from services.inference.backends.tensorrt.graph_runner import TensorRtGraph
 from services.inference.backends.tensorrt.graph_shapes import graph_profile
 from services.inference.backends.tensorrt.library import BACKEND
 from services.inference.backends.tensorrt.machine import GraphEngine, Machine
-from services.inference.backends.tensorrt.precision import decoder_form, is_half
+from services.inference.backends.tensorrt.precision import (
+    decoder_form,
+    is_half,
+    kept_weights,
+)
 from services.inference.backends.tensorrt.shapes import Profile, slot_shapes
 from services.inference.backends.tensorrt.slots import TensorRtSlots
 from services.inference.graph.half import write_half
@@ -38,6 +43,7 @@ from services.inference.llm.decoder import Decoder
 from services.inference.llm.decoder_graph import build_standard_decoder_graph
 from services.inference.llm.slot_backend import SlotBackend
 from services.inference.llm.standard_graph import GRAPH_VERSION
+from services.inference.llm.weights import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,11 @@ class TensorRtBackend:
     def pending(self, digest: str) -> Pending | None:
         """What would build the engine that the model of this artefact was refused for."""
         return self._pending.get(digest)
+
+    def kept_weights(self, wanted: Precision, compute: str) -> KeptWeights:
+        """As asked for where it can be; whole rows of int8 become blocks."""
+        architecture = self._machine.identify().architecture
+        return kept_weights(decoder_form(wanted, compute, architecture))
 
     def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
         """Loads the decoder's engine, and runs it in every shape once."""

@@ -15,8 +15,8 @@ from itertools import pairwise
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.standard_graph import StandardForm
 
-# A slot's length in memory: what kernels of attention and copies like best.
-_POSITION_STEP = 64
+POSITION_STEP = 64
+"""Of a slot's length in memory: what kernels of attention and copies like best."""
 _SMALLEST_PREFILL = 16
 LARGEST_PREFILL = 512
 """Longer runs are cut: a kernel gains no more from them, and memory grows with them."""
@@ -58,7 +58,7 @@ class SlotShapes:
     @property
     def positions(self) -> int:
         """The positions of a slot: the context and at least one more."""
-        return _round_up(self.context_tokens + 1, _POSITION_STEP)
+        return _round_up(self.context_tokens + 1, POSITION_STEP)
 
     @property
     def scratch(self) -> int:

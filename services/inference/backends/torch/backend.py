@@ -19,8 +19,10 @@ from services.inference.backends.backend import (
     GraphRunner,
     Obstacle,
 )
+from services.inference.backends.kept_weights import KeptWeights
 from services.inference.llm.decoder import Decoder
 from services.inference.llm.slot_backend import SlotBackend
+from services.inference.llm.weights import Precision
 
 NAME = "torch"
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
@@ -43,6 +45,13 @@ class TorchBackend:
         if not any(map(os.path.exists, _DRIVERS)):
             return Device.CPU
         return Device.GPU if self._part("placement").has_gpu() else Device.CPU
+
+    def kept_weights(self, wanted: Precision, compute: str) -> KeptWeights:
+        """In what it computes in, whatever the manifest says of weights: it has no smaller form."""
+        del wanted
+        place = self._place(compute)
+        kept: KeptWeights = self._part("slots").kept_weights(place)
+        return kept
 
     def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
         """Loads the weights onto the device; nothing is kept on disk."""

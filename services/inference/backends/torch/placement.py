@@ -32,6 +32,11 @@ class Place:
     dtype: Any
 
     @property
+    def number(self) -> str:
+        """The type's name in a manifest: `bf16`."""
+        return next(name for name, dtype in _DTYPES.items() if dtype is self.dtype)
+
+    @property
     def is_gpu(self) -> bool:
         """Whether runs are asynchronous, and memory on the host is another."""
         return bool(self.device.type == "cuda")

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812  # as the library's own code has it
 
 from services.inference.backends.backend import BackendFailed
+from services.inference.backends.kept_weights import KeptWeights
 from services.inference.backends.torch.backend import NAME
 from services.inference.backends.torch.capture import DecodeGraphs
 from services.inference.backends.torch.decoder import ROWS, TorchDecoder
@@ -45,6 +46,14 @@ def open_slots(decoder: Decoder, slots: int, place: Place) -> TorchSlots:
         positions = spare_positions(decoder.context_tokens)
         loaded = TorchDecoder(decoder.open_weights(), decoder.config, positions, place)
         return TorchSlots(loaded, decoder.config, slots, decoder.context_tokens, place)
+
+
+def kept_weights(place: Place) -> KeptWeights:
+    """Weights and slots in the type that is computed in."""
+    size = int(place.dtype.itemsize)
+    return KeptWeights(
+        place.number, weight_bytes=size, cache_element_bytes=size, position_step=_SPAN
+    )
 
 
 class TorchSlots:
