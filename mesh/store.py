@@ -61,6 +61,16 @@ class ArtefactStore:
             except FileNotFoundError:
                 return None
 
+    async def head(self, digest: str, size_bytes: int) -> bytes:
+        """The first bytes of a blob that the store holds."""
+        if not size_bytes:
+            return b""
+        with _store_errors(self._url):
+            found = await obstore.get_range_async(
+                self._objects, blob_key(digest), start=0, length=size_bytes
+            )
+        return bytes(found)
+
     async def has(self, digest: str) -> bool:
         """Whether the store holds the blob."""
         return await self.size(digest) is not None

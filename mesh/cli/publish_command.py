@@ -18,7 +18,7 @@ from mesh.cli.registry_call import read_deployment, read_version
 from mesh.errors import InvalidArgument
 from mesh.local.model_files import guess_kind, guess_name
 from mesh.local.problem import LocalProblem
-from mesh.local.publish import LocalFile, Publisher, read_files
+from mesh.local.publish import LocalFile, Publisher, check_files, read_files
 from mesh.manifest import Manifest
 from mesh.pb.registry_pb2 import Deployment, ModelVersion
 
@@ -53,6 +53,8 @@ def publish(
     console = make_console()
     with console.status(f"Reading {path} …"):
         files = [file for file in read_files(path) if file.path != MANIFEST]
+        if described.format != "identity":
+            check_files(files)
 
     async def run(channel: grpc.aio.Channel) -> Published:
         return await _publish(Publisher(channel), described, files, description)

@@ -14,7 +14,9 @@ import grpc
 
 from mesh.errors import NotFound, error_from_rpc
 from mesh.local.model_files import list_files
+from mesh.local.problem import LocalProblem
 from mesh.manifest import Manifest
+from mesh.model_file import HEAD_BYTES, find_fault
 from mesh.pb import registry_pb2, registry_pb2_grpc
 
 CHUNK_BYTES = 1 << 20
@@ -48,6 +50,19 @@ def local_file(path: str, source: Path, digest: str | None = None) -> LocalFile:
         with source.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
     return LocalFile(path, source, digest, source.stat().st_size)
+
+
+def check_files(files: Iterable[LocalFile]) -> None:
+    """Says before anything is sent what the registry would refuse.
+
+    Raises:
+        LocalProblem: a file cannot be what its name says.
+    """
+    for file in files:
+        with file.source.open("rb") as content:
+            fault = find_fault(file.path, content.read(HEAD_BYTES), file.size_bytes)
+        if fault:
+            raise LocalProblem(f"{file.source} {fault}.")
 
 
 class Publisher:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from mesh.deployment import ArtefactFile
 from mesh.errors import FailedPrecondition, InvalidArgument, PayloadTooLarge
+from mesh.model_file import HEAD_BYTES, find_fault
 from mesh.store import ArtefactStore
 from services.registry import changes
 from services.registry.artefact import Artefact
@@ -58,6 +59,8 @@ class Registry:
     async def create_version(self, artefact: Artefact, description: str) -> VersionRecord:
         """The version that has this artefact, new or known."""
         await self._check_blobs(artefact.files)
+        if artefact.manifest.format != "identity":  # which never opens its files
+            await self._check_contents(artefact.files)
         now_unix_ms = int(self._clock() * 1000)
         return await self._database.write(
             lambda ledger: changes.create_version(ledger, artefact, description, now_unix_ms)
@@ -137,6 +140,12 @@ class Registry:
                     f"{file.path!r} has {size} bytes, not {file.size_bytes}",
                     field="files.size_bytes",
                 )
+
+    async def _check_contents(self, files: Sequence[ArtefactFile]) -> None:
+        for index, file in enumerate(files):
+            head = await self._store.head(file.digest, min(HEAD_BYTES, file.size_bytes))
+            if fault := find_fault(file.path, head, file.size_bytes):
+                raise InvalidArgument(f"{file.path!r} {fault}", field=f"files[{index}]")
 
 
 async def _limited(chunks: AsyncIterator[bytes], limit_bytes: int) -> AsyncIterator[bytes]:

@@ -44,3 +44,12 @@ def test_a_version_that_does_not_load_is_a_failure_with_its_reason_everywhere(
     (state,) = json.loads(mesh.command("show", "broken", "--json").stdout)["states"]
     assert {each["state"] for each in state["nodes"]} == {REASON}
     assert mesh.command("deploy", "broken", "--remove").returncode == 0
+
+
+def test_what_cannot_be_a_model_is_not_published(mesh: Mesh, tmp_path: Path) -> None:
+    model = tmp_path / "empty.onnx"
+    model.touch()
+    refused = mesh.command("publish", str(model))
+    assert refused.returncode == 1
+    assert "empty.onnx is empty." in refused.stderr
+    assert mesh.command("show", "empty").returncode == 1

@@ -44,8 +44,10 @@ class RegistryRig:
 
         return await self.stub.UploadBlob(requests(), timeout=TIMEOUT_S)
 
-    async def create(self, name: str, files: Mapping[str, bytes] | None = None) -> pb.ModelVersion:
-        request = pb.CreateModelVersionRequest(manifest_json=manifest(name))
+    async def create(
+        self, name: str, files: Mapping[str, bytes] | None = None, format_: str = "identity"
+    ) -> pb.ModelVersion:
+        request = pb.CreateModelVersionRequest(manifest_json=manifest(name, format_))
         for path, content in (files or {}).items():
             await self.upload(content)
             request.files.add(path=path, digest=sha256(content), size_bytes=len(content))
@@ -74,8 +76,8 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def manifest(name: str) -> str:
-    return json.dumps({"name": name, "task": "tensor", "format": "identity"})
+def manifest(name: str, format_: str = "identity") -> str:
+    return json.dumps({"name": name, "task": "tensor", "format": format_})
 
 
 async def published(catalog: Catalog, model: str) -> Deployment | None:

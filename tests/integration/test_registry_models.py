@@ -147,6 +147,17 @@ async def test_a_wrong_artefact_is_refused_where_it_is_wrong(
     assert error.field == field
 
 
+async def test_a_file_that_cannot_be_a_model_is_refused_by_name(registry: RegistryRig) -> None:
+    for content in (b"", b"no graph"):
+        error = await failure(
+            registry.create("net", {"a.txt": b"", "net.onnx": content}, format_="onnx")
+        )
+        assert isinstance(error, InvalidArgument)
+        assert error.message.startswith("'net.onnx' is ")
+        assert error.field == "files[1]"
+    assert (await registry.create("echo", {"net.onnx": b""})).version == 1
+
+
 async def test_what_does_not_exist_is_said_with_what_was_perhaps_meant(
     registry: RegistryRig,
 ) -> None:

@@ -43,6 +43,12 @@ async def test_a_file_comes_back_as_it_was_put(store: ArtefactStore, tmp_path: P
     assert digest_of(fetched) == digest
 
 
+async def test_a_blobs_beginning_is_read_alone(store: ArtefactStore) -> None:
+    file = await stored(store, "weights", b"beginning and end")
+    assert await store.head(file.digest, 9) == b"beginning"
+    assert await store.head(file.digest, 0) == b""
+
+
 async def test_content_of_another_digest_is_refused_and_leaves_nothing(
     store: ArtefactStore, tmp_path: Path
 ) -> None:
