@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
-import pytest
 
 from mesh.catalog import Catalog
 from mesh.pb import config_pb2 as pb
 from mesh.pb import config_pb2_grpc
 from tests.integration.config_rig import FACTOR, ConfigRig
-from tests.integration.consul_rig import ConsulRig, open_consul
+from tests.integration.consul_rig import ConsulRig
 from tests.integration.service_process import ServiceProcess, start_service
-
-
-@pytest.fixture
-async def consul(consul_binary: Path, tmp_path: Path) -> AsyncIterator[ConsulRig]:
-    async with open_consul(consul_binary, tmp_path) as rig:
-        yield rig
 
 
 def rig(service: ServiceProcess, channel: grpc.aio.Channel) -> ConfigRig:

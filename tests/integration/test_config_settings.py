@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import grpc
 import pytest
@@ -26,19 +25,7 @@ from mesh.pb import config_pb2_grpc
 from services.config.definition import make_definitions
 from services.config.revision import values_key
 from tests.integration.config_rig import FACTOR, TIMEOUT_S, ConfigRig, open_config
-from tests.integration.consul_rig import ConsulRig, open_consul
-
-
-@pytest.fixture
-async def consul(consul_binary: Path, tmp_path: Path) -> AsyncIterator[ConsulRig]:
-    async with open_consul(consul_binary, tmp_path) as rig:
-        yield rig
-
-
-@pytest.fixture
-async def catalog(consul: ConsulRig) -> AsyncIterator[Catalog]:
-    async with Catalog.open(consul.address) as opened:
-        yield opened
+from tests.integration.consul_rig import ConsulRig
 
 
 @pytest.fixture

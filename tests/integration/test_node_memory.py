@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc
 import numpy as np
 import onnx
 import pytest
-import pytest_asyncio
 import tritonclient.grpc.aio as triton
 from onnx import TensorProto, helper
 
 from mesh.catalog import Catalog, Instance
 from mesh.deployment import Assignment
 from mesh.manifest import Manifest
-from mesh.pb import node_pb2, node_pb2_grpc
-from mesh.store import ArtefactStore
-from tests.integration.consul_rig import ConsulRig, eventually, open_consul
+from mesh.pb import node_pb2
+from tests.integration.consul_rig import ConsulRig, eventually
+from tests.integration.node_process import node, place, status, store_files, tagged
 from tests.integration.node_rig import artefact_files, spec_of
-from tests.integration.test_node_process import node, place, tagged
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WEIGHTS = 4_000_000
 """The bytes of each model's one matrix."""
 BUDGET = 2 * WEIGHTS + WEIGHTS // 2
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def consul(
-    consul_binary: Path, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[ConsulRig]:
-    async with open_consul(consul_binary, tmp_path_factory.mktemp("consul")) as rig:
-        yield rig
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def catalog(consul: ConsulRig) -> AsyncIterator[Catalog]:
-    async with Catalog.open(consul.address) as opened:
-        yield opened
 
 
 async def publish(state_dir: Path, name: str, *, may_page: bool) -> Assignment:
@@ -61,21 +43,12 @@ async def publish(state_dir: Path, name: str, *, may_page: bool) -> Assignment:
     opset = [helper.make_opsetid("", 20)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), folder / "model.onnx")
     files = artefact_files(folder)
-    store = ArtefactStore((state_dir / "artefacts").as_uri())
-    for file in files:
-        await store.put(file.digest, folder / file.path)
+    await store_files(state_dir, folder)
     spec = spec_of(Manifest(name=name, task="tensor", format="onnx"), 1, *files)
     digest = hashlib.sha256(name.encode()).hexdigest()
     return Assignment(
         model=name, spec=spec.model_copy(update={"digest": digest}), may_page=may_page
     )
-
-
-async def status(instance: Instance, model: str) -> node_pb2.ModelStatus:
-    async with grpc.aio.insecure_channel(f"{instance.address}:{instance.port}") as channel:
-        stub = node_pb2_grpc.NodeStub(channel)
-        found = await stub.ListModels(node_pb2.ListModelsRequest())
-        return next(each for each in found.models if each.model == model)
 
 
 async def infer(instance: Instance, model: str, timeout_s: float | None = None) -> np.ndarray:
@@ -88,13 +61,13 @@ async def infer(instance: Instance, model: str, timeout_s: float | None = None) 
 
 
 async def test_models_take_turns_in_memory_and_every_request_is_answered(
-    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path
 ) -> None:
     names = ("one", "two", "three", "four")
     placed = [await publish(tmp_path, name, may_page=True) for name in names]
-    async with asyncio.timeout(100), node(consul, tmp_path, memory_budget_bytes=str(BUDGET)):
-        await place(catalog, *placed)
-        instance = await tagged(catalog, *(f"{name}@1" for name in names))
+    async with asyncio.timeout(100), node(shared_consul, tmp_path, memory_budget_bytes=str(BUDGET)):
+        await place(shared_catalog, *placed)
+        instance = await tagged(shared_catalog, *(f"{name}@1" for name in names))
         assert instance.meta["memory_bytes"] == str(BUDGET)
         first = {name: await infer(instance, name) for name in names}
         assert len({each.tobytes() for each in first.values()}) == len(names)
@@ -111,18 +84,18 @@ async def test_models_take_turns_in_memory_and_every_request_is_answered(
         answers = await asyncio.gather(*(infer(instance, name) for name in many))
         for name, answer in zip(many, answers, strict=True):
             np.testing.assert_array_equal(answer, first[name])
-        assert await tagged(catalog, *(f"{name}@1" for name in names))
+        assert await tagged(shared_catalog, *(f"{name}@1" for name in names))
 
 
 async def test_a_model_that_does_not_fit_is_refused_with_figures_and_loaded_when_it_does(
-    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path
 ) -> None:
     kept = [await publish(tmp_path, name, may_page=False) for name in ("five", "six")]
     late = await publish(tmp_path, "seven", may_page=True)
-    async with asyncio.timeout(100), node(consul, tmp_path, memory_budget_bytes=str(BUDGET)):
-        await place(catalog, *kept)
-        instance = await tagged(catalog, "five@1", "six@1")
-        await place(catalog, *kept, late)
+    async with asyncio.timeout(100), node(shared_consul, tmp_path, memory_budget_bytes=str(BUDGET)):
+        await place(shared_catalog, *kept)
+        instance = await tagged(shared_catalog, "five@1", "six@1")
+        await place(shared_catalog, *kept, late)
 
         async def refused() -> node_pb2.ModelStatus:
             return await status(instance, "seven")
@@ -133,6 +106,6 @@ async def test_a_model_that_does_not_fit_is_refused_with_figures_and_loaded_when
         assert "five@1 has 4 MB" in told.reason
         assert "six@1 has 4 MB" in told.reason
         assert (await infer(instance, "five")).shape == (1, 1000)
-        await place(catalog, kept[0], late)
-        await tagged(catalog, "five@1", "seven@1")
+        await place(shared_catalog, kept[0], late)
+        await tagged(shared_catalog, "five@1", "seven@1")
         assert (await infer(instance, "seven")).shape == (1, 1000)

@@ -7,14 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-import pytest_asyncio
 import tritonclient.grpc.aio as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -24,82 +21,25 @@ from mesh.local.demo_models import DemoModels
 from mesh.manifest import Manifest
 from mesh.pb import inference_pb2, inference_pb2_grpc, node_pb2, node_pb2_grpc
 from mesh.store import ArtefactStore, digest_of
-from tests.integration.consul_rig import ConsulRig, eventually, open_consul
+from tests.integration.consul_rig import ConsulRig, eventually
+from tests.integration.node_process import (
+    ROOT,
+    ended,
+    gone,
+    node,
+    place,
+    status,
+    store_files,
+    tagged,
+)
 from tests.integration.node_rig import NODE, artefact_files, assignment_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROOT = Path(__file__).parents[2]
 IDENTITY = Manifest(name="identity", task="tensor", format="identity")
 MINILM = Manifest(name="minilm", task="text-embedding", format="sentence-transformers")
 SMOLLM2 = Manifest(name="smollm2", task="text-generation", format="gguf")
 BROKEN = Manifest(name="broken", task="text-generation", format="gguf")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def consul(
-    consul_binary: Path, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[ConsulRig]:
-    async with open_consul(consul_binary, tmp_path_factory.mktemp("consul")) as rig:
-        yield rig
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def catalog(consul: ConsulRig) -> AsyncIterator[Catalog]:
-    async with Catalog.open(consul.address) as opened:
-        yield opened
-
-
-def start_node(
-    consul: ConsulRig, folder: Path, name: str, **settings: str
-) -> subprocess.Popen[bytes]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RINGMESH_", "OTEL_"))}
-    env |= {
-        "RINGMESH_NODE_ID": name,
-        "RINGMESH_STATE_DIR": str(folder),
-        "CONSUL_HTTP_ADDR": consul.address,
-        "PYTHONPATH": str(ROOT),
-        **{f"RINGMESH_{key.upper()}": value for key, value in settings.items()},
-    }
-    with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "services.inference"], env=env, stdout=log, stderr=log
-        )
-
-
-@asynccontextmanager
-async def node(
-    consul: ConsulRig, folder: Path, name: str = NODE, **settings: str
-) -> AsyncIterator[subprocess.Popen[bytes]]:
-    process = start_node(consul, folder, name, **settings)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-async def place(catalog: Catalog, *assignments: Assignment, name: str = NODE) -> None:
-    placement = Placement(node=name, assignments=assignments)
-    await catalog.put(PLACEMENTS_PREFIX + name, placement.to_json())
-
-
-async def tagged(catalog: Catalog, *tags: str, name: str = NODE) -> Instance:
-    async for instances in catalog.watch_instances("inference"):
-        for instance in instances:
-            if instance.meta["node"] == name and instance.tags == frozenset(tags):
-                return instance
-    raise AssertionError
-
-
-async def gone(catalog: Catalog) -> None:
-    async for instances in catalog.watch_instances("inference"):
-        if not instances:
-            return
-
-
-async def ended(process: subprocess.Popen[bytes]) -> int:
-    return await asyncio.to_thread(process.wait, 20)
 
 
 async def infer(instance: Instance, version: str = "") -> str:
@@ -112,50 +52,47 @@ async def infer(instance: Instance, version: str = "") -> str:
 
 
 async def test_a_placement_is_loaded_announced_changed_and_withdrawn(
-    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path
 ) -> None:
-    async with asyncio.timeout(60), node(consul, tmp_path) as process:
-        instance = await tagged(catalog)
+    async with asyncio.timeout(60), node(shared_consul, tmp_path) as process:
+        instance = await tagged(shared_catalog)
         assert instance.id == f"inference-{NODE}"
         assert instance.meta["node"] == NODE
         assert "identity" in instance.meta["formats"].split(",")
-        await place(catalog, assignment_of(IDENTITY, 1))
-        assert await infer(await tagged(catalog, "identity@1")) == "1"
-        await place(catalog, assignment_of(IDENTITY, 1), assignment_of(IDENTITY, 2))
-        assert await infer(await tagged(catalog, "identity@1", "identity@2")) == "2"
+        await place(shared_catalog, assignment_of(IDENTITY, 1))
+        assert await infer(await tagged(shared_catalog, "identity@1")) == "1"
+        await place(shared_catalog, assignment_of(IDENTITY, 1), assignment_of(IDENTITY, 2))
+        assert await infer(await tagged(shared_catalog, "identity@1", "identity@2")) == "2"
         async with grpc.aio.insecure_channel(f"127.0.0.1:{instance.port}") as channel:
             health = health_pb2_grpc.HealthStub(channel)
             watch = health.Watch(health_pb2.HealthCheckRequest(service="identity@2"))
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-            await place(catalog, assignment_of(IDENTITY, 1))
+            await place(shared_catalog, assignment_of(IDENTITY, 1))
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert await infer(await tagged(catalog, "identity@1")) == "1"
-        await place(catalog)
-        await tagged(catalog)
+        assert await infer(await tagged(shared_catalog, "identity@1")) == "1"
+        await place(shared_catalog)
+        await tagged(shared_catalog)
         process.send_signal(signal.SIGTERM)
-        await gone(catalog)
+        await gone(shared_catalog)
         assert await ended(process) == 0
 
 
 async def test_a_load_that_fails_keeps_its_reason_and_is_tried_again(
-    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path
 ) -> None:
     missing = ArtefactFile(path="model.gguf", digest="0" * 64, size_bytes=1)
-    async with asyncio.timeout(60), node(consul, tmp_path) as process:
-        await place(catalog, assignment_of(BROKEN, 1, missing), assignment_of(IDENTITY, 1))
-        instance = await tagged(catalog, "identity@1")
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{instance.port}") as channel:
-            stub = node_pb2_grpc.NodeStub(channel)
+    async with asyncio.timeout(60), node(shared_consul, tmp_path) as process:
+        await place(shared_catalog, assignment_of(BROKEN, 1, missing), assignment_of(IDENTITY, 1))
+        instance = await tagged(shared_catalog, "identity@1")
 
-            async def broken() -> node_pb2.ModelStatus:
-                found = await stub.ListModels(node_pb2.ListModelsRequest())
-                return next(each for each in found.models if each.model == "broken")
+        async def broken() -> node_pb2.ModelStatus:
+            return await status(instance, "broken")
 
-            status = await eventually(
-                broken, lambda found: found.state == node_pb2.MODEL_STATE_UNAVAILABLE
-            )
-            await eventually(broken, lambda found: "model.gguf" in found.reason)
-            assert status.version == "1"
+        failed = await eventually(
+            broken, lambda found: found.state == node_pb2.MODEL_STATE_UNAVAILABLE
+        )
+        await eventually(broken, lambda found: "model.gguf" in found.reason)
+        assert failed.version == "1"
         log = tmp_path / f"{NODE}.log"
 
         async def failures() -> int:
@@ -184,48 +121,50 @@ async def test_a_node_without_a_name_says_what_is_missing(tmp_path: Path) -> Non
 
 
 async def test_a_restarted_node_takes_up_its_placement(
-    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path
 ) -> None:
-    await place(catalog, assignment_of(IDENTITY, 3))
+    await place(shared_catalog, assignment_of(IDENTITY, 3))
     async with asyncio.timeout(60):
-        async with node(consul, tmp_path) as process:
-            await tagged(catalog, "identity@3")
+        async with node(shared_consul, tmp_path) as process:
+            await tagged(shared_catalog, "identity@3")
             process.kill()
-            await gone(catalog)
-        async with node(consul, tmp_path):
-            assert await infer(await tagged(catalog, "identity@3")) == "3"
+            await gone(shared_catalog)
+        async with node(shared_consul, tmp_path):
+            assert await infer(await tagged(shared_catalog, "identity@3")) == "3"
 
 
 @pytest.mark.model
 async def test_two_nodes_of_a_machine_load_real_models_and_stay_healthy_meanwhile(
-    consul: ConsulRig, catalog: Catalog, tmp_path: Path, demo_models: DemoModels
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path, demo_models: DemoModels
 ) -> None:
     names = ("node-b", "node-c")
-    await catalog.put(PLACEMENTS_PREFIX + NODE, Placement(node=NODE, assignments=()).to_json())
+    await shared_catalog.put(
+        PLACEMENTS_PREFIX + NODE, Placement(node=NODE, assignments=()).to_json()
+    )
     gguf = demo_models.smollm2_gguf
     weights = ArtefactFile(path=gguf.name, digest=digest_of(gguf), size_bytes=gguf.stat().st_size)
     await ArtefactStore((tmp_path / "artefacts").as_uri()).put(weights.digest, gguf)
     minilm = await stored_minilm(tmp_path, demo_models)
     held = (minilm, assignment_of(SMOLLM2, 1, weights))
     for name in names:
-        await place(catalog, *held, name=name)
+        await place(shared_catalog, *held, name=name)
     lost: list[str] = []
 
     async def watch_health() -> None:
         seen: set[str] = set()
-        async for instances in catalog.watch_instances("inference"):
+        async for instances in shared_catalog.watch_instances("inference"):
             passing = {instance.meta["node"] for instance in instances} & {*names}
             lost.extend(seen - passing)
             seen |= passing
 
     async with (
         asyncio.timeout(110),
-        node(consul, tmp_path, names[0]) as first,
-        node(consul, tmp_path, names[1]) as second,
+        node(shared_consul, tmp_path, names[0]) as first,
+        node(shared_consul, tmp_path, names[1]) as second,
     ):
         watching = asyncio.create_task(watch_health())
         for name in names:
-            instance = await tagged(catalog, "minilm@1", "smollm2@1", name=name)
+            instance = await tagged(shared_catalog, "minilm@1", "smollm2@1", name=name)
             assert await embed(instance, "hello") == (1, 384)
         watching.cancel()
         compiled = [each for each in (tmp_path / "cache" / "compiled").iterdir() if each.is_dir()]
@@ -239,11 +178,8 @@ async def test_two_nodes_of_a_machine_load_real_models_and_stay_healthy_meanwhil
 
 async def stored_minilm(folder: Path, demo_models: DemoModels) -> Assignment:
     """The encoder, its files in the artefact store of that state folder."""
-    files = artefact_files(demo_models.minilm_folder)
-    store = ArtefactStore((folder / "artefacts").as_uri())
-    for file in files:
-        await store.put(file.digest, demo_models.minilm_folder / file.path)
-    return assignment_of(MINILM, 1, *files)
+    await store_files(folder, demo_models.minilm_folder)
+    return assignment_of(MINILM, 1, *artefact_files(demo_models.minilm_folder))
 
 
 async def embed(instance: Instance, text: str) -> tuple[int, ...]:
@@ -257,17 +193,17 @@ async def embed(instance: Instance, text: str) -> tuple[int, ...]:
 
 @pytest.mark.model
 async def test_a_stopping_node_leaves_consul_first_and_finishes_what_is_under_way(
-    consul: ConsulRig, catalog: Catalog, tmp_path: Path, demo_models: DemoModels
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path, demo_models: DemoModels
 ) -> None:
-    await place(catalog, await stored_minilm(tmp_path, demo_models))
-    async with asyncio.timeout(60), node(consul, tmp_path) as process:
-        instance = await tagged(catalog, "minilm@1")
+    await place(shared_catalog, await stored_minilm(tmp_path, demo_models))
+    async with asyncio.timeout(60), node(shared_consul, tmp_path) as process:
+        instance = await tagged(shared_catalog, "minilm@1")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{instance.port}") as channel:
             call = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(many_texts(60))
             # Over the same connection: what came before has arrived when this is answered.
             await node_pb2_grpc.NodeStub(channel).ListModels(node_pb2.ListModelsRequest())
             process.send_signal(signal.SIGTERM)
-            await gone(catalog)
+            await gone(shared_catalog)
             assert not call.done()
             assert list((await call).outputs[0].shape) == [60, 384]
         assert await ended(process) == 0
@@ -281,16 +217,16 @@ def many_texts(count: int) -> inference_pb2.ModelInferRequest:
 
 
 async def test_a_node_serves_on_without_consul_and_is_back_with_it(
-    consul: ConsulRig, catalog: Catalog, tmp_path: Path
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path
 ) -> None:
-    await place(catalog, assignment_of(IDENTITY, 4))
-    async with asyncio.timeout(90), node(consul, tmp_path) as process:
-        instance = await tagged(catalog, "identity@4")
-        consul.kill()
+    await place(shared_catalog, assignment_of(IDENTITY, 4))
+    async with asyncio.timeout(90), node(shared_consul, tmp_path) as process:
+        instance = await tagged(shared_catalog, "identity@4")
+        shared_consul.kill()
         assert await infer(instance) == "4"
-        await consul.start()
-        assert (await tagged(catalog, "identity@4")).port == instance.port
-        await place(catalog, assignment_of(IDENTITY, 5))
-        assert await infer(await tagged(catalog, "identity@5")) == "5"
+        await shared_consul.start()
+        assert (await tagged(shared_catalog, "identity@4")).port == instance.port
+        await place(shared_catalog, assignment_of(IDENTITY, 5))
+        assert await infer(await tagged(shared_catalog, "identity@5")) == "5"
         process.send_signal(signal.SIGTERM)
         assert await ended(process) == 0

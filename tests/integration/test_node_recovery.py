@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from mesh.catalog import Catalog, Instance
@@ -39,7 +38,7 @@ from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.models.version_lifetime import VersionLifetime
 from tests.integration import llm_support
-from tests.integration.consul_rig import ConsulRig, open_consul
+from tests.integration.consul_rig import ConsulRig
 from tests.integration.failing_backend import FailingBackend, Trouble
 from tests.integration.node_rig import NODE, NodeRig, open_node, spec_of
 
@@ -73,14 +72,6 @@ class Rig:
 
     def count(self, name: str, **labels: str) -> float | None:
         return self.metrics.get_sample_value(name, labels)
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def consul(
-    consul_binary: Path, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[ConsulRig]:
-    async with open_consul(consul_binary, tmp_path_factory.mktemp("consul")) as rig:
-        yield rig
 
 
 @asynccontextmanager
@@ -167,14 +158,14 @@ async def until(condition: Callable[[], Any]) -> None:
     ],
 )
 async def test_a_language_model_is_withdrawn_and_comes_back(
-    consul: ConsulRig,
+    shared_consul: ConsulRig,
     demo_models: DemoModels,
     tmp_path_factory: pytest.TempPathFactory,
     error: Exception,
     reason: str,
 ) -> None:
     cache_dir = tmp_path_factory.getbasetemp() / "compiled"
-    async with serving(consul, demo_models, cache_dir, "smollm2") as rig:
+    async with serving(shared_consul, demo_models, cache_dir, "smollm2") as rig:
         expected = await tokens_of(generate(rig, "The fox", 12))
         streams = [generate(rig, f"Story {n}:") for n in range(2)]
         for stream in streams:
@@ -209,10 +200,10 @@ def version(value: str, label: str, model: str = "smollm2") -> dict[str, str]:
 
 
 async def test_a_request_that_cannot_be_computed_leaves_the_model_where_it_is(
-    consul: ConsulRig, demo_models: DemoModels, tmp_path_factory: pytest.TempPathFactory
+    shared_consul: ConsulRig, demo_models: DemoModels, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache_dir = tmp_path_factory.getbasetemp() / "compiled"
-    async with serving(consul, demo_models, cache_dir, "smollm2") as rig:
+    async with serving(shared_consul, demo_models, cache_dir, "smollm2") as rig:
         expected = await tokens_of(generate(rig, "The fox", 12))
         call = generate(rig, "Story")
         await first_token(call)
@@ -235,9 +226,9 @@ async def embed(rig: Rig) -> bytes:
 
 
 async def test_an_encoder_is_withdrawn_and_comes_back(
-    consul: ConsulRig, demo_models: DemoModels, tmp_path: Path
+    shared_consul: ConsulRig, demo_models: DemoModels, tmp_path: Path
 ) -> None:
-    async with serving(consul, demo_models, tmp_path, "minilm") as rig:
+    async with serving(shared_consul, demo_models, tmp_path, "minilm") as rig:
         expected = await embed(rig)
         rig.trouble.begin(BackendFailed("odd"))
         for _ in range(3):
@@ -253,9 +244,9 @@ async def test_an_encoder_is_withdrawn_and_comes_back(
 
 
 async def test_a_version_that_cannot_be_opened_again_is_tried_until_it_can(
-    consul: ConsulRig, demo_models: DemoModels, tmp_path: Path
+    shared_consul: ConsulRig, demo_models: DemoModels, tmp_path: Path
 ) -> None:
-    async with serving(consul, demo_models, tmp_path, "minilm") as rig:
+    async with serving(shared_consul, demo_models, tmp_path, "minilm") as rig:
         rig.trouble.error = BackendLost("gone")
         assert (await failure(embed(rig))).code is grpc.StatusCode.INTERNAL
         await rig.tagged()

@@ -22,20 +22,8 @@ from mesh.errors import (
 from mesh.pb import registry_pb2 as pb
 from services.registry import changes
 from services.registry.records import Target
-from tests.integration.consul_rig import ConsulRig, eventually, open_consul
+from tests.integration.consul_rig import ConsulRig, eventually
 from tests.integration.registry_rig import TIMEOUT_S, RegistryRig, open_registry, published
-
-
-@pytest.fixture
-async def consul(consul_binary: Path, tmp_path: Path) -> AsyncIterator[ConsulRig]:
-    async with open_consul(consul_binary, tmp_path) as rig:
-        yield rig
-
-
-@pytest.fixture
-async def catalog(consul: ConsulRig) -> AsyncIterator[Catalog]:
-    async with Catalog.open(consul.address) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
-import pytest
 
 from mesh.catalog import Catalog
 from mesh.pb import registry_pb2 as pb
 from mesh.pb import registry_pb2_grpc
-from tests.integration.consul_rig import ConsulRig, open_consul
+from tests.integration.consul_rig import ConsulRig
 from tests.integration.registry_rig import TIMEOUT_S, manifest, published
 from tests.integration.service_process import start_service
 
@@ -21,12 +20,6 @@ MIB = 1024 * 1024
 LARGE_MIB = 100
 GROWTH_BYTES = 50 * MIB
 """What an upload of any size may take: the parts that are on their way to the disk."""
-
-
-@pytest.fixture
-async def consul(consul_binary: Path, tmp_path: Path) -> AsyncIterator[ConsulRig]:
-    async with open_consul(consul_binary, tmp_path) as rig:
-        yield rig
 
 
 def part(number: int) -> bytes:
