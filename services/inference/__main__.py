@@ -14,6 +14,7 @@ from mesh.server import serve
 from mesh.telemetry import open_telemetry
 from services.inference.allocator import bound_arenas
 from services.inference.bindings import make_bindings
+from services.inference.loading_thread import leave_threads
 from services.inference.models.announcement import Announcement
 from services.inference.models.loader import ModelLoader
 from services.inference.models.memory import Memory
@@ -63,6 +64,7 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
                     table=table,
                     open_model=loader.open,
                     improve=loader.improve,
+                    give_up=loader.improve.give_up,
                     announce=Announcement(table, registration, server.health).renew,
                     loads=asyncio.Semaphore(settings.concurrent_loads),
                     unload_timeout_s=settings.unload_timeout_s,
@@ -81,6 +83,7 @@ def main() -> None:
     bound_arenas()
     settings = settings_or_exit(NodeSettings)  # type: ignore[arg-type]  # from the environment
     run(NAME, lambda stop: _serve(settings, stop), log_level=settings.log_level)
+    leave_threads()
 
 
 if __name__ == "__main__":

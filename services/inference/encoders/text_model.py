@@ -33,6 +33,7 @@ from services.inference.encoders.bert_encoder import (
     padded_width,
 )
 from services.inference.graph import session
+from services.inference.loading_thread import load_in_thread
 from services.inference.models.tensor_model import Signature, TensorAnswer, TensorSpec
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.models.warm_up import answer_declared
@@ -69,6 +70,7 @@ class TextModel:
         self.backend = encoder.opening.backend
         self.remark = encoder.opening.remark
         self.device = encoder.opening.device
+        self.pending = encoder.opening.pending
         self.memory_bytes = encoder.memory_bytes
         self.signature = Signature(
             platform=session.PLATFORM,
@@ -157,14 +159,16 @@ async def open_text_model(
     queue = spec.manifest.batching
     if queue is None:
         raise FailedPrecondition(f"the manifest of {spec.manifest.name} has no batching options")
-    encoder = await asyncio.to_thread(
-        load_bert_encoder,
-        folder,
-        config,
-        spec,
-        max_tokens=max_tokens,
-        cache_dir=place.cache_dir,
-        backends=place.backends,
+    encoder = await load_in_thread(
+        lambda: load_bert_encoder(
+            folder,
+            config,
+            spec,
+            max_tokens=max_tokens,
+            cache_dir=place.cache_dir,
+            backends=place.backends,
+        ),
+        BertEncoder.close,
     )
     async with AsyncExitStack() as opened:
         opened.push_async_callback(asyncio.to_thread, encoder.close)

@@ -6,7 +6,6 @@ read here; how a backend turns the weights into something that runs is its own b
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -27,6 +26,7 @@ from services.inference.llm.model_files import open_model_files
 from services.inference.llm.scheduler import open_scheduler
 from services.inference.llm.slot_backend import SlotBackend
 from services.inference.llm.vocabulary import Vocabulary
+from services.inference.loading_thread import load_in_thread
 
 
 async def open_language_model(
@@ -42,35 +42,37 @@ async def open_language_model(
         FailedPrecondition: it is not a language model that any backend of this node runs.
     """
     options = _options(spec)
-    described, backend, opening = await asyncio.to_thread(
-        open_on_backend, folder, spec, cache_dir, backends
+    described, backend, opening = await load_in_thread(
+        lambda: open_on_backend(folder, spec, cache_dir, backends),
+        lambda opened: opened[1].close(),
     )
     name, version = spec.manifest.name, spec.version
-    lifetime = AsyncExitStack()
-    lifetime.callback(backend.close)
-    vocabulary = Vocabulary(described.tokenizer, described.config.vocabulary)
-    scheduler = await lifetime.enter_async_context(
-        open_scheduler(
-            backend,
-            vocabulary.text_bytes,
-            chunk_tokens=options.prefill_chunk_tokens,
-            max_queue=options.max_queue,
-            meter=metrics.engine_meter(name, version),
+    async with AsyncExitStack() as opened:
+        opened.callback(backend.close)
+        vocabulary = Vocabulary(described.tokenizer, described.config.vocabulary)
+        scheduler = await opened.enter_async_context(
+            open_scheduler(
+                backend,
+                vocabulary.text_bytes,
+                chunk_tokens=options.prefill_chunk_tokens,
+                max_queue=options.max_queue,
+                meter=metrics.engine_meter(name, version),
+            )
         )
-    )
-    meter = lifetime.enter_context(metrics.watching(name, version, lambda: scheduler.occupancy))
-    return LoadedLanguageModel(
-        name,
-        version,
-        rules=described.rules,
-        vocabulary=vocabulary,
-        backend=backend,
-        scheduler=scheduler,
-        meter=meter,
-        lifetime=lifetime,
-        remark=opening.remark,
-        device=opening.device,
-    )
+        meter = opened.enter_context(metrics.watching(name, version, lambda: scheduler.occupancy))
+        return LoadedLanguageModel(
+            name,
+            version,
+            rules=described.rules,
+            vocabulary=vocabulary,
+            backend=backend,
+            scheduler=scheduler,
+            meter=meter,
+            lifetime=opened.pop_all(),
+            remark=opening.remark,
+            device=opening.device,
+            pending=opening.pending,
+        )
 
 
 def open_on_backend(

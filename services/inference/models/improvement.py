@@ -2,20 +2,21 @@
 
 A backend that must first make something of a model (compile an engine, say) refuses it at first, so
 that the model serves elsewhere at once. This has the work done meanwhile, in a thread of its own,
-and opens the model again. It knows no backend by name.
+and opens the model again. A version that leaves memory leaves its work going, and finds it again,
+or what it made, when it comes back; one that leaves the node takes it along. It knows no backend by
+name.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from mesh.deployment import Assignment
-from services.inference.backends.backend import Backend
-from services.inference.backends.pending import Pending, Prepares
-from services.inference.models.table import HasRemark, LoadedModel
+from services.inference.backends.pending import HasPending, Pending
+from services.inference.loading_thread import start_thread
+from services.inference.models.residence import key_of
+from services.inference.models.table import HasRemark, Key, LoadedModel
 
 Open = Callable[[Assignment], Awaitable[LoadedModel]]
 Say = Callable[[str], None]
@@ -24,11 +25,14 @@ Say = Callable[[str], None]
 class Improvement:
     """What a version's stay asks for a better engine."""
 
-    def __init__(self, backends: Sequence[Backend], open_model: Open) -> None:
-        self._backends = tuple(each for each in backends if isinstance(each, Prepares))
+    def __init__(self, open_model: Open) -> None:
         self._open = open_model
+        self._works: dict[Key, asyncio.Task[None]] = {}
         # One at a time: each takes a core and much memory.
         self._turn = asyncio.Semaphore(1)
+
+    def __repr__(self) -> str:
+        return f"<Improvement of {sorted(self._works)}>"
 
     async def __call__(
         self, assignment: Assignment, serving: LoadedModel, say: Say
@@ -38,17 +42,35 @@ class Improvement:
         Raises:
             BackendUnavailable: the work has failed, and why.
         """
-        work = self._pending(assignment.spec.digest)
+        work = serving.pending if isinstance(serving, HasPending) else None
         if work is None:
             return None
         say(f"runs on {serving.backend} while its engine for {work.backend} is being built")
-        async with self._turn:
-            await _prepare(work)
+        await asyncio.shield(self._begun(key_of(assignment), work))
         return await self._better(assignment, serving, say)
 
-    def _pending(self, digest: str) -> Pending | None:
-        found = (each.pending(digest) for each in self._backends)
-        return next((work for work in found if work is not None), None)
+    def give_up(self, assignment: Assignment) -> None:
+        """Ends a version's work, if it is still going: nobody is going to ask for it."""
+        task = self._works.pop(key_of(assignment), None)
+        if task is not None:
+            task.cancel()
+
+    def _begun(self, key: Key, work: Pending) -> asyncio.Task[None]:
+        """The version's work: that which is going, or else this."""
+        if key not in self._works:
+            self._works[key] = task = asyncio.create_task(self._do(work))
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return self._works[key]
+
+    def _forget(self, key: Key, done: asyncio.Task[None]) -> None:
+        if self._works.get(key) is done:
+            del self._works[key]
+        if not done.cancelled():
+            done.exception()  # of interest to those who wait, and there may be none
+
+    async def _do(self, work: Pending) -> None:
+        async with self._turn:
+            await _prepare(work)
 
     async def _better(
         self, assignment: Assignment, serving: LoadedModel, say: Say
@@ -65,29 +87,8 @@ class Improvement:
 
 async def _prepare(work: Pending) -> None:
     """In a thread that a node which stops does not wait for: it may be waiting for another node."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    def run() -> None:
-        outcome: BaseException | None = None
-        try:
-            work.prepare()
-        except BaseException as error:  # noqa: BLE001 - the thread's edge: it is raised over there
-            outcome = error
-        with contextlib.suppress(RuntimeError):  # the node has stopped
-            loop.call_soon_threadsafe(settle, outcome)
-
-    threading.Thread(target=run, name=f"prepare-{work.backend}", daemon=True).start()
     try:
-        await done
+        await start_thread(work.prepare, f"prepare-{work.backend}")
     except asyncio.CancelledError:
         work.cancel()
         raise

@@ -46,7 +46,7 @@ class ModelLoader:
         backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
         self._backends = backends = make_backends(backend, self._store)
         self._openers = make_openers(settings, self._compiled, metrics, backends)
-        self.improve = Improvement(backends, self.open)
+        self.improve = Improvement(self.open)
 
     @property
     def formats(self) -> frozenset[Format]:

@@ -89,14 +89,14 @@ class ResponseTimer:
 
     def __init__(self, statistics: ResponseStatistics) -> None:
         self._statistics = statistics
-        self._clock_ns = statistics.clock_ns
+        self.clock_ns = statistics.clock_ns
         self._place = 0
-        self._since_ns = self._clock_ns()
+        self._since_ns = self.clock_ns()
         self._is_over = False
 
     def begin(self) -> None:
         """The model begins now; what was before, the request waited."""
-        self._since_ns = self._clock_ns()
+        self._since_ns = self.clock_ns()
 
     def response(self, *, is_last: bool = False, is_empty: bool = False) -> HandingOn:
         """Counts one response, which the block hands on.
@@ -105,7 +105,7 @@ class ResponseTimer:
         other, and what would have come next as left.
         """
         self._is_over = is_last
-        return HandingOn(self, self._clock_ns(), is_empty=is_empty)
+        return HandingOn(self, self.clock_ns(), is_empty=is_empty)
 
     def end(self, error: BaseException | None) -> None:
         """The request is over, by this error or none; what is still to come did not."""
@@ -115,11 +115,11 @@ class ResponseTimer:
         counts = self._statistics.at(self._place)
         has_left = isinstance(error, GeneratorExit | asyncio.CancelledError)
         ended = counts.cancel if has_left else counts.fail
-        ended.add(self._clock_ns() - self._since_ns)
+        ended.add(self.clock_ns() - self._since_ns)
 
-    def count(self, made_ns: int, *, is_empty: bool) -> None:
+    def count(self, made_ns: int, *, is_empty: bool = False) -> None:
         """Notes that a response was made then and has been taken now."""
-        taken_ns = self._clock_ns()
+        taken_ns = self.clock_ns()
         infer_ns, output_ns = max(0, made_ns - self._since_ns), max(0, taken_ns - made_ns)
         counts = self._statistics.at(self._place)
         counts.compute_infer.add(infer_ns)

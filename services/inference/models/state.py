@@ -5,8 +5,9 @@
 A version is registered before anything of it is loaded, so that callers learn what is going on; a
 load that fails leads back to UNAVAILABLE with its reason, to be tried again, and so does an engine
 that breaks while it serves. A version that has been paged out of memory is READY all the same, and
-says so in its reason: it answers, and the first answer takes longer. What has been unloaded
-stays known: a caller whose route is a moment old gets "unloaded", which a proxy may try elsewhere,
+says so in its reason: it answers, and the first answer takes longer. One that is removed while it
+loads is DRAINING until that load has ended, for it may take its time. What has been unloaded stays
+known: a caller whose route is a moment old gets "unloaded", which a proxy may try elsewhere,
 and not "does not exist", which it may not.
 """
 
@@ -49,11 +50,11 @@ _S, _C = ModelState, Change
 _TRANSITIONS: Final[Mapping[tuple[ModelState, Change], ModelState]] = MappingProxyType(
     {
         (_S.UNAVAILABLE, _C.LOAD_BEGAN): _S.LOADING,
-        (_S.UNAVAILABLE, _C.REMOVED): _S.UNLOADED,
+        (_S.UNAVAILABLE, _C.REMOVED): _S.DRAINING,
         (_S.LOADING, _C.LOADED): _S.READY,
         (_S.LOADING, _C.RECOVERED): _S.READY,
         (_S.LOADING, _C.LOAD_FAILED): _S.UNAVAILABLE,
-        (_S.LOADING, _C.REMOVED): _S.UNLOADED,
+        (_S.LOADING, _C.REMOVED): _S.DRAINING,
         (_S.READY, _C.MOVED): _S.READY,
         (_S.READY, _C.PAGED_OUT): _S.READY,
         (_S.READY, _C.PAGED_IN): _S.READY,

@@ -20,6 +20,7 @@ from mesh.deployment import Assignment
 from mesh.errors import RingmeshError, Unavailable
 from mesh.logs import get_logger
 from mesh.retry import attempts
+from services.inference.models.loading import Loading, Measure, Open, no_needs, warmed
 from services.inference.models.memory import Memory
 from services.inference.models.recovery import CanBreak, Relapses
 from services.inference.models.state import Change
@@ -28,14 +29,12 @@ from services.inference.models.table import HasRemark, Key, LoadedModel, ModelTa
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 NOT_PLACED = "no longer placed on this node"
+FINISHING = "finishing what is under way"
 
 _log = get_logger(__name__)
 
-Open = Callable[[Assignment], Awaitable[LoadedModel]]
 Announce = Callable[[], Awaitable[None]]
 Remark = Callable[[str], None]
-Measure = Callable[[Assignment], Awaitable[int]]
-"""How much memory a version is going to take, told before it is loaded."""
 Improve = Callable[[Assignment, LoadedModel, Remark], Awaitable[LoadedModel | None]]
 """Opens the version on a better engine than the one that serves, if there is to be one."""
 
@@ -44,9 +43,8 @@ async def no_better(_assignment: Assignment, _serving: LoadedModel, _say: Remark
     """Leaves a version where it is."""
 
 
-async def no_needs(_assignment: Assignment) -> int:
-    """Counts nothing."""
-    return 0
+def no_work(_assignment: Assignment) -> None:
+    """Has none to give up."""
 
 
 class LoadFailed(Unavailable):
@@ -67,20 +65,21 @@ class VersionLifetime:
         unload_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
         improve: Improve = no_better,
+        give_up: Callable[[Assignment], None] = no_work,
         memory: Memory | None = None,
         measure: Measure = no_needs,
     ) -> None:
         self.assignment = assignment
         self.key: Key = (assignment.model, assignment.spec.version)
         self._table = table
-        self._open_model = open_model
         self._announce = announce
         self._loads = loads
         self._unload_timeout_s = unload_timeout_s
         self._clock = clock
         self._open_better = improve
+        self._give_up_better = give_up
         self._memory = memory or Memory()
-        self._measure = measure
+        self._loading = Loading(self.key, open_model, memory=self._memory, measure=measure)
         self._leave_memory = asyncio.Event()
         self._leave_reason = ""
         self._removed = asyncio.Event()
@@ -105,6 +104,12 @@ class VersionLifetime:
 
     async def run(self) -> None:
         """Lives through all of it."""
+        try:
+            await self._live()
+        finally:
+            self._give_up_better(self.assignment)
+
+    async def _live(self) -> None:
         self._table.place(self.key)
         while await self._comes_first(self._load()):
             await self._announce()
@@ -116,10 +121,12 @@ class VersionLifetime:
             self._relapses = self._relapses.after(self._clock() - ready_s)
             await self._announce()
             await self._close_broken()
-        self._table.change(self.key, Change.REMOVED, self._reason)
+        self._table.change(self.key, Change.REMOVED, FINISHING)
+        await self._loading.ended()
+        self._table.change(self.key, Change.DRAINED, self._reason)
 
     async def _leave(self) -> None:
-        self._table.change(self.key, Change.REMOVED, "finishing what is under way")
+        self._table.change(self.key, Change.REMOVED, FINISHING)
         await self._announce()
         await self._drain()
         self._table.change(self.key, Change.DRAINED, self._reason)
@@ -176,7 +183,7 @@ class VersionLifetime:
         """Whether the version is in memory again; if not, it has failed."""
         self._say("being brought back into memory")
         try:
-            self._loaded = await self._open_warm(waits=True)
+            self._loaded = await self._open(waits=True)
         except RingmeshError as error:
             self._failure = error.message
             return False
@@ -185,6 +192,7 @@ class VersionLifetime:
             self._failure = f"{type(error).__name__}: {error}"
             return False
         self._table.change(self.key, Change.PAGED_IN, _remark_of(self._loaded), loaded=self._loaded)
+        self._memory.settle(self.key, self._loaded.memory_bytes)
         return True
 
     async def _answer(self) -> None:
@@ -227,9 +235,7 @@ class VersionLifetime:
 
     async def _better_than(self, serving: LoadedModel) -> LoadedModel | None:
         better = await self._open_better(self.assignment, serving, self._say)
-        if better is not None:
-            await _warm(better)
-        return better
+        return None if better is None else await warmed(better)
 
     def _say(self, reason: str) -> None:
         self._table.remark(self.key, reason)
@@ -258,7 +264,7 @@ class VersionLifetime:
     async def _try_to_load(self) -> None:
         self._table.change(self.key, Change.LOAD_BEGAN, self._failure)
         try:
-            loaded = await self._open_warm()
+            loaded = await self._open()
         except RingmeshError as error:
             self._fail(error.message)
             raise LoadFailed(error.message) from error
@@ -269,26 +275,14 @@ class VersionLifetime:
         self._loaded = loaded
         change = Change.RECOVERED if self._failure else Change.LOADED
         self._table.change(self.key, change, _remark_of(loaded), loaded=loaded)
+        self._memory.settle(self.key, loaded.memory_bytes)
         self._failure = ""
 
-    async def _open_warm(self, *, waits: bool = False) -> LoadedModel:
-        """Opens within the budget; with `waits`, in line for memory that others are using."""
-        await self._memory.reserve(
-            self.key,
-            await self._measure(self.assignment),
-            may_page=lambda: self.assignment.may_page,
-            page_out=self.page_out,
-            waits=waits,
+    async def _open(self, *, waits: bool = False) -> LoadedModel:
+        loaded = await self._loading.open(
+            lambda: self.assignment, page_out=self.page_out, waits=waits
         )
-        try:
-            loaded = await self._open_model(self.assignment)
-            await _warm(loaded)
-        except BaseException:
-            self._memory.release(self.key)
-            raise
-        # From here on it may be asked to leave.
-        self._leave_memory.clear()
-        self._memory.settle(self.key, loaded.memory_bytes)
+        self._leave_memory.clear()  # from here on it may be asked to leave
         return loaded
 
     def _fail(self, reason: str) -> None:
@@ -298,16 +292,9 @@ class VersionLifetime:
         if not await self._table.wait_until_idle(self.key, self._unload_timeout_s):
             _log.warning("unloading under calls that do not end", lifetime=repr(self))
         await self._table.unload(self.key)
+        await self._loading.ended()
         self._memory.release(self.key)
 
 
 def _remark_of(loaded: LoadedModel) -> str:
     return loaded.remark if isinstance(loaded, HasRemark) else ""
-
-
-async def _warm(loaded: LoadedModel) -> None:
-    try:
-        await loaded.warm_up()
-    except BaseException:
-        await loaded.close()
-        raise

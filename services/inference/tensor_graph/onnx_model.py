@@ -17,6 +17,7 @@ from services.inference.backends.instance_group import InstanceGroup, open_insta
 from services.inference.batching.batcher import open_batcher
 from services.inference.batching.ragged import RaggedAxis
 from services.inference.graph import session
+from services.inference.loading_thread import load_in_thread
 from services.inference.models.tensor_model import Signature
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.tensor_graph.company import Company
@@ -36,7 +37,9 @@ async def open_onnx_model(folder: Path, spec: VersionSpec, place: TensorPlace) -
     Raises:
         FailedPrecondition: it cannot be loaded, contradicts its manifest, or fails when tried.
     """
-    tried = await asyncio.to_thread(load_onnx, folder, spec, place)
+    tried = await load_in_thread(
+        lambda: load_onnx(folder, spec, place), lambda tried: tried.graph.instances.close()
+    )
     graph = tried.graph
     async with AsyncExitStack() as opened:
         opened.push_async_callback(asyncio.to_thread, graph.instances.close)

@@ -21,7 +21,7 @@ LIFE = [
     (C.REMOVED, S.DRAINING),
     (C.DRAINED, S.UNLOADED),
     (C.PLACED, S.UNAVAILABLE),
-    (C.REMOVED, S.UNLOADED),
+    (C.REMOVED, S.DRAINING),
 ]
 
 
@@ -33,7 +33,7 @@ def test_a_whole_life() -> None:
 
 
 def test_a_version_that_is_loading_may_be_removed() -> None:
-    assert next_state(S.LOADING, C.REMOVED) is S.UNLOADED
+    assert next_state(S.LOADING, C.REMOVED) is S.DRAINING
 
 
 @given(st.sampled_from(S), st.sampled_from(C))
