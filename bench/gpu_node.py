@@ -24,7 +24,7 @@ from mesh.manifest import Manifest
 from services.inference.backends.available import make_backends
 from services.inference.backends.backend import Backend, BackendSettings
 from services.inference.backends.choice import offer
-from services.inference.backends.pending import Prepares
+from services.inference.backends.pending import Pending
 from services.inference.encoders.bert_encoder import BertEncoder, load_bert_encoder
 from services.inference.encoders.sentence_config import read_sentence_config
 from services.inference.llm.metrics import LanguageModelMetrics
@@ -84,7 +84,7 @@ class Bench:
                 self._gguf.parent, spec, self._work, self._backends, metrics
             )
 
-        model = await self._best(open_it, spec.digest, LoadedLanguageModel.close)
+        model = await self._best(open_it, lambda model: model.pending, LoadedLanguageModel.close)
         await model.warm_up()
         return model
 
@@ -107,23 +107,22 @@ class Bench:
         async def close(encoder: BertEncoder) -> None:
             encoder.close()
 
-        return await self._best(open_it, spec.digest, close)
+        return await self._best(open_it, lambda encoder: encoder.opening.pending, close)
 
     async def _best(
         self,
         open_it: Callable[[], Awaitable[Opened]],
-        digest: str,
+        pending_of: Callable[[Opened], Pending | None],
         close: Callable[[Opened], Awaitable[None]],
     ) -> Opened:
         """Opened, and opened again where an engine had to be built for it."""
         opened = await open_it()
-        for backend in self._backends:
-            work = backend.pending(digest) if isinstance(backend, Prepares) else None
-            if work is not None:
-                await asyncio.to_thread(work.prepare)
-                await close(opened)
-                return await open_it()
-        return opened
+        work = pending_of(opened)
+        if work is None:
+            return opened
+        await asyncio.to_thread(work.prepare)
+        await close(opened)
+        return await open_it()
 
     def _spec(self, format_: str, task: str, **options: Any) -> VersionSpec:
         manifest = {"name": task, "task": task, "format": format_, "backend": self._backend}

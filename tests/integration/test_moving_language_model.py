@@ -45,6 +45,8 @@ MANIFEST = {
 SPEC = VersionSpec(
     version=1, digest="7" * 64, manifest=Manifest.from_json(json.dumps(MANIFEST)), files=()
 )
+BUILDING = "is being built"
+BUILDING_NOTHING = "of []"
 
 
 def request(number: int) -> GenerationRequest:
@@ -60,8 +62,8 @@ class Stream:
     text: str = ""
     has_started: bool = False
 
-    async def run(self, table: ModelTable, number: int) -> str:
-        model: LoadedLanguageModel = await table.resolve("tiny", "1", None)
+    async def run(self, table: ModelTable, number: int, version: int = 1) -> str:
+        model: LoadedLanguageModel = await table.resolve("tiny", str(version), None)
         async with contextlib.aclosing(model.generate(request(number))) as events:
             async for event in events:
                 self.has_started |= isinstance(event, Started)
@@ -81,6 +83,7 @@ class Node:
         self._metrics = LanguageModelMetrics(CollectorRegistry())
         cpu = OnnxRuntimeBackend(BackendSettings(threads=1))
         self.backends: Sequence[Backend] = (cpu, TensorRtBackend(machine, EngineCache(None)))
+        self._improve = Improvement(self.open)
 
     async def open(self, assignment: Assignment) -> LoadedLanguageModel:
         return await open_language_model(
@@ -95,33 +98,39 @@ class Node:
         return texts
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    async def serving(self, version: int = 1) -> AsyncIterator[VersionLifetime]:
         async def announce() -> None:
             pass
 
         lifetime = VersionLifetime(
-            Assignment(model="tiny", spec=SPEC),
+            Assignment(model="tiny", spec=SPEC.model_copy(update={"version": version})),
             self.table,
             open_model=self.open,
             announce=announce,
             loads=asyncio.Semaphore(1),
             unload_timeout_s=60,
-            improve=Improvement(self.backends, self.open),
+            improve=self._improve,
+            give_up=self._improve.give_up,
         )
         stay = asyncio.create_task(lifetime.run())
-        await self.until(lambda status: "is being built" in status.reason)
-        yield
+        await self.until(lambda status: BUILDING in status.reason, version)
+        yield lifetime
         lifetime.remove()
         await stay
 
     @property
     def status(self) -> ModelStatus:
-        (status,) = self.table.statuses()
-        return status
+        return self.status_of(1)
 
-    async def until(self, condition) -> None:
+    def status_of(self, version: int) -> ModelStatus:
+        return next(each for each in self.table.statuses() if each.version == version)
+
+    async def until(self, condition, version: int = 1) -> None:
         async with asyncio.timeout(60):
-            while not (list(self.table.statuses()) and condition(self.status)):
+            while not (
+                any(each.version == version for each in self.table.statuses())
+                and condition(self.status_of(version))
+            ):
                 await self.table.wait_for_change()
 
 
@@ -181,3 +190,45 @@ async def test_a_removed_model_takes_its_build_with_it(node: Node) -> None:
             assert not node.machine.may_build.is_set()
         assert node.status.state is ModelState.UNLOADED
     assert node.machine.built == []
+
+
+async def test_a_model_that_leaves_memory_finds_its_build_going_when_it_comes_back(
+    node: Node,
+) -> None:
+    async with node.serving() as lifetime:
+        lifetime.page_out("to make room")
+        await node.until(lambda status: status.reason == "to make room")
+        assert len(await asyncio.create_task(Stream().run(node.table, 1))) > 0
+        await node.until(lambda status: BUILDING in status.reason)
+        node.machine.may_build.set()
+        await node.until(lambda status: status.backend == "tensorrt")
+        assert node.machine.begun == 1
+
+
+async def test_a_model_whose_engine_is_built_while_it_is_away_comes_back_on_it(node: Node) -> None:
+    async with node.serving() as lifetime:
+        lifetime.page_out("to make room")
+        await node.until(lambda status: status.reason == "to make room")
+        node.machine.may_build.set()
+        while BUILDING_NOTHING not in repr(node._improve):
+            await asyncio.sleep(0)
+        assert len(await asyncio.create_task(Stream().run(node.table, 1))) > 0
+        assert node.status.backend == "tensorrt"
+        assert node.machine.begun == 1
+
+
+async def test_two_versions_of_one_artefact_both_move_and_share_the_engine(node: Node) -> None:
+    async with node.serving(1), node.serving(2):
+        node.machine.may_build.set()
+        for version in (1, 2):
+            await node.until(lambda status: status.backend == "tensorrt", version)
+        assert len(node.machine.built) == 1
+
+
+async def test_a_removed_version_leaves_the_other_its_build(node: Node) -> None:
+    async with node.serving(2):
+        async with node.serving(1):
+            pass
+        node.machine.may_build.set()
+        await node.until(lambda status: status.backend == "tensorrt", 2)
+        assert len(node.machine.built) == 1

@@ -15,6 +15,7 @@ from typing import TypeVar
 from mesh.errors import FailedPrecondition
 from mesh.logs import get_logger
 from services.inference.backends.backend import Backend, BackendUnavailable, Device, Obstacle
+from services.inference.backends.pending import NotBuiltYet, Pending
 
 AUTO = "auto"
 
@@ -43,11 +44,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A model that is open on some backend, and a sentence if that is not what was asked for."""
+    """A model that is open on some backend, and a sentence if that is not what was asked for.
+
+    `pending` is what would have it open on a backend that comes before.
+    """
 
     backend: str
     remark: str = ""
     device: Device = Device.CPU
+    pending: Pending | None = None
 
 
 def choose(wanted: str, offers: Sequence[Offer]) -> Choice:
@@ -93,7 +98,8 @@ def open_first(
             _log.warning("backend refused a model", backend=name, reason=refusal.message)
             refusals.append(refusal)
             continue
-        return opened, Opening(name, remark(wanted, name, refusals), devices[name])
+        work = next((r.work for r in refusals if isinstance(r, NotBuiltYet)), None)
+        return opened, Opening(name, remark(wanted, name, refusals), devices[name], work)
     raise FailedPrecondition(f"no backend runs this model: {_list(refusals)}")
 
 

@@ -1,8 +1,9 @@
 """Work that a backend has to do before it can run a model: minutes, beside serving.
 
 A backend that makes something of a model first (an engine, say) refuses it until that is there, and
-offers the work as `Pending`. Whoever opened the model elsewhere meanwhile has it done and opens the
-model again.
+the refusal has the work. Whoever opened the model elsewhere meanwhile has it done and opens the
+model again. Each opening has work of its own, so that no version waits for another's or ends it;
+that the same thing is not made twice is for the backend to see to.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from services.inference.backends.backend import BackendUnavailable, Obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,18 @@ class Pending:
     cancel: Callable[[], None]
 
 
-@runtime_checkable
-class Prepares(Protocol):
-    """A backend with work of this kind."""
+class NotBuiltYet(BackendUnavailable):
+    """The backend runs the model once its work is done."""
 
-    def pending(self, digest: str) -> Pending | None:
-        """What is to be done for the model of this artefact, if it was refused for that."""
+    def __init__(self, work: Pending, detail: str) -> None:
+        super().__init__(work.backend, Obstacle.NOT_BUILT_YET, detail)
+        self.work = work
+
+
+@runtime_checkable
+class HasPending(Protocol):
+    """A model that is open somewhere, and could be opened on a better backend after some work."""
+
+    @property
+    def pending(self) -> Pending | None:
+        """The work, if there is any."""

@@ -17,6 +17,7 @@ from datetime import datetime
 
 from mesh.errors import InvalidArgument
 from services.inference.backends.backend import Device
+from services.inference.backends.pending import Pending
 from services.inference.llm.answer import Task
 from services.inference.llm.architecture import TextRules
 from services.inference.llm.chat_template import ChatTemplate
@@ -69,11 +70,13 @@ class LoadedLanguageModel:
         lifetime: AsyncExitStack,
         remark: str = "",
         device: Device = Device.CPU,
+        pending: Pending | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.remark = remark
         self.device = device
+        self.pending = pending
         self.vocabulary = vocabulary
         self._rules = rules
         self._template = ChatTemplate(rules, datetime.now)

@@ -95,6 +95,7 @@ class GraphModel:
         self.version = spec.version
         self.backend = graph.opening.backend
         self.device = graph.opening.device
+        self.pending = graph.opening.pending
         self.remark = remark
         self.memory_bytes = graph.instances.memory_bytes
         self.signature = graph.signature

@@ -15,8 +15,8 @@ from tests.unit.inference.test_placement_watch import assignment
 class Model:
     name, version, memory_bytes = "a", 1, 0
 
-    def __init__(self, backend: str, remark: str = "") -> None:
-        self.backend, self.remark = backend, remark
+    def __init__(self, backend: str, remark: str = "", pending: Pending | None = None) -> None:
+        self.backend, self.remark, self.pending = backend, remark, pending
         self.is_closed = False
 
     async def warm_up(self) -> None:
@@ -26,81 +26,120 @@ class Model:
         self.is_closed = True
 
 
-class Backend:
-    """One that has work to do until `may_end`."""
+class Work:
+    """What is to be done before a model can be opened on its engine; goes on until `may_end`."""
 
-    name = "engine"
-
-    def __init__(self, failure: Exception | None = None, *, has_work: bool = True) -> None:
+    def __init__(self, failure: Exception | None = None) -> None:
         self.may_end = threading.Event()
+        self.begun = 0
         self.is_cancelled = False
-        self._failure, self._has_work = failure, has_work
-
-    def pending(self, _digest: str) -> Pending | None:
-        return Pending(self.name, self._prepare, self._cancel) if self._has_work else None
+        self._failure = failure
+        self.pending = Pending("engine", self._prepare, self._cancel)
 
     def _prepare(self) -> None:
+        self.begun += 1
         self.may_end.wait()
         if self._failure is not None:
             raise self._failure
 
     def _cancel(self) -> None:
         self.is_cancelled = True
+        self.may_end.set()
 
 
 class Rig:
-    def __init__(self, backend: Any, opened: Model) -> None:
+    def __init__(self, opened: Model) -> None:
         self.said: list[str] = []
         self.opened = opened
-        self.improve = Improvement([object(), backend], self.open)  # type: ignore[list-item]
+        self.improve = Improvement(self.open)
 
     async def open(self, _assignment: Any) -> Model:
         return self.opened
 
-    async def run(self) -> Any:
-        return await self.improve(assignment("a", 1), Model("cpu"), self.said.append)
+    async def run(self, work: Work | None, model: str = "a") -> Any:
+        serving = Model("cpu", pending=None if work is None else work.pending)
+        return await self.improve(assignment(model, 1), serving, self.said.append)
+
+    async def begun(self, work: Work, model: str = "a") -> asyncio.Task[Any]:
+        """Somebody who waits for work that is going on."""
+        already, task = work.begun, asyncio.create_task(self.run(work, model))
+        while not work.begun > already and not task.done():
+            await asyncio.sleep(0)
+        return task
 
 
 async def test_once_the_work_is_done_the_model_is_opened_there() -> None:
-    backend = Backend()
-    rig = Rig(backend, Model("engine"))
-    backend.may_end.set()
-    assert await rig.run() is rig.opened
+    rig, work = Rig(Model("engine")), Work()
+    work.may_end.set()
+    assert await rig.run(work) is rig.opened
     assert rig.said == ["runs on cpu while its engine for engine is being built"]
 
 
 async def test_without_work_nothing_is_said() -> None:
-    rig = Rig(Backend(has_work=False), Model("engine"))
-    assert await rig.run() is None
+    rig = Rig(Model("engine"))
+    assert await rig.run(None) is None
     assert rig.said == []
 
 
 async def test_work_that_fails_says_why() -> None:
-    backend = Backend(BackendUnavailable("engine", Obstacle.BUILD_FAILED, "no"))
-    backend.may_end.set()
+    work = Work(BackendUnavailable("engine", Obstacle.BUILD_FAILED, "no"))
+    work.may_end.set()
     with pytest.raises(BackendUnavailable, match="build_failed: no"):
-        await Rig(backend, Model("engine")).run()
+        await Rig(Model("engine")).run(work)
 
 
 async def test_a_model_that_is_refused_all_the_same_stays_and_says_why() -> None:
-    backend = Backend()
-    backend.may_end.set()
-    rig = Rig(backend, Model("cpu", "engine: out_of_memory: 3 bytes"))
-    assert await rig.run() is None
+    rig, work = Rig(Model("cpu", "engine: out_of_memory: 3 bytes")), Work()
+    work.may_end.set()
+    assert await rig.run(work) is None
     assert rig.opened.is_closed
     assert rig.said[-1] == "engine: out_of_memory: 3 bytes"
 
 
-async def test_who_gives_up_does_not_wait_for_the_work() -> None:
-    backend = Backend()
-    rig = Rig(backend, Model("engine"))
-    task = asyncio.create_task(rig.run())
-    while not rig.said:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
+async def leave(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert backend.is_cancelled
-    assert not backend.may_end.is_set()
-    backend.may_end.set()
+
+
+async def test_who_leaves_memory_finds_the_work_going_when_it_is_back() -> None:
+    rig, first, second = Rig(Model("engine")), Work(), Work()
+    await leave(await rig.begun(first))
+    again = asyncio.create_task(rig.run(second))
+    while len(rig.said) < 2:
+        await asyncio.sleep(0)
+    first.may_end.set()
+    assert await again is rig.opened
+    assert (first.begun, second.begun, first.is_cancelled) == (1, 0, False)
+
+
+async def test_work_that_failed_while_nobody_waited_is_tried_again() -> None:
+    rig = Rig(Model("engine"))
+    failing = Work(BackendUnavailable("engine", Obstacle.BUILD_FAILED, "no"))
+    await leave(await rig.begun(failing))
+    failing.may_end.set()
+    while repr(rig.improve) != "<Improvement of []>":
+        await asyncio.sleep(0)
+    work = Work()
+    work.may_end.set()
+    assert await rig.run(work) is rig.opened
+
+
+async def test_who_leaves_the_node_takes_the_work_along_and_nobody_elses() -> None:
+    rig, work, others = Rig(Model("engine")), Work(), Work()
+    await leave(await rig.begun(work))
+    waiting = asyncio.create_task(rig.run(others, "b"))
+    rig.improve.give_up(assignment("a", 1))
+    rig.improve.give_up(assignment("c", 1))  # has none
+    others.may_end.set()
+    assert await waiting is rig.opened
+    assert (work.is_cancelled, others.is_cancelled, others.begun) == (True, False, 1)
+
+
+async def test_a_version_that_comes_back_to_the_node_begins_anew() -> None:
+    rig, work, again = Rig(Model("engine")), Work(), Work()
+    await leave(await rig.begun(work))
+    rig.improve.give_up(assignment("a", 1))
+    again.may_end.set()
+    assert await rig.run(again) is rig.opened
+    assert again.begun == 1

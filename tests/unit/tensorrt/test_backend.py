@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from services.inference.backends.backend import BackendUnavailable, Device, Graph, Obstacle
+from services.inference.backends.pending import NotBuiltYet, Pending
 from services.inference.backends.tensorrt.backend import TensorRtBackend
 from services.inference.backends.tensorrt.engine_cache import EngineCache
 from services.inference.backends.tensorrt.gpu import Architecture
@@ -51,30 +52,28 @@ def refused(open_it: Callable[[], object]) -> Obstacle:
     return error.value.obstacle
 
 
-def prepare(backend: TensorRtBackend, digest: str) -> None:
-    pending = backend.pending(digest)
-    assert pending is not None
-    pending.prepare()
+def work_for(open_it: Callable[[], object]) -> Pending:
+    """What has to be done before this opens."""
+    with pytest.raises(NotBuiltYet) as error:
+        open_it()
+    assert error.value.obstacle is Obstacle.NOT_BUILT_YET
+    return error.value.work
 
 
 def test_a_decoder_is_refused_until_its_engine_is_built(
     backend: TensorRtBackend, decoder: Decoder
 ) -> None:
     assert backend.check() is Device.GPU
-    assert backend.pending(decoder.digest) is None
-    assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.NOT_BUILT_YET
-    prepare(backend, decoder.digest)
+    work_for(lambda: backend.open_slots(decoder, 3)).prepare()
     slots = backend.open_slots(decoder, 3)
     assert (slots.name, slots.slots, slots.context_tokens) == ("tensorrt", 3, 64)
     assert slots.prefill(0, [1, 2, 3], 0).shape == (CONFIG.vocabulary,)
-    assert backend.pending(decoder.digest) is None
 
 
 def test_an_engine_is_for_its_gpu_its_library_and_its_shapes(
     machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
 ) -> None:
-    refused(lambda: backend.open_slots(decoder, 3))
-    prepare(backend, decoder.digest)
+    work_for(lambda: backend.open_slots(decoder, 3)).prepare()
     others = [
         (ADA, decoder, 4),
         (ADA, replace(decoder, context_tokens=32), 3),
@@ -92,11 +91,25 @@ def test_an_engine_is_for_its_gpu_its_library_and_its_shapes(
 def test_an_engine_is_built_for_the_architecture_that_is_here(
     machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
 ) -> None:
-    refused(lambda: backend.open_slots(decoder, 3))
-    prepare(backend, decoder.digest)
+    work_for(lambda: backend.open_slots(decoder, 3)).prepare()
     (job,) = machine.built
     assert job.targets == (Architecture(8, 9),)
     assert len(job.profiles) == 2
+
+
+def test_versions_of_one_artefact_each_have_their_own_work_and_share_what_it_makes(
+    machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    first = work_for(lambda: backend.open_slots(decoder, 3))
+    second = work_for(lambda: backend.open_slots(decoder, 3))
+    first.cancel()  # the first version is removed; the second goes on
+    second.prepare()
+    work_for(lambda: backend.open_slots(decoder, 4))
+    backend.open_slots(decoder, 3).close()
+    third = work_for(lambda: backend.open_slots(replace(decoder, digest="f" * 64), 3))
+    third.prepare()
+    second.prepare()  # nothing is left to be done
+    assert len(machine.built) == 2
 
 
 def test_what_the_machine_lacks_is_the_reason(
@@ -110,8 +123,7 @@ def test_what_the_machine_lacks_is_the_reason(
 def test_a_gpu_that_is_full_gets_back_what_was_taken(
     machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
 ) -> None:
-    refused(lambda: backend.open_slots(decoder, 3))
-    prepare(backend, decoder.digest)
+    work_for(lambda: backend.open_slots(decoder, 3)).prepare()
     machine.capacity_bytes = 200_000
     assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.OUT_OF_MEMORY
     assert machine.gpus[-1].is_closed
@@ -143,8 +155,7 @@ def test_a_graph_runs_in_padded_pieces_and_gives_the_rows_that_came_in(
     backend: TensorRtBackend, tmp_path: Path, rows: int
 ) -> None:
     graph = graph_of(linear_graph(tmp_path / "linear", 4), tmp_path / "cache")
-    assert refused(lambda: backend.open_graph(graph)) is Obstacle.NOT_BUILT_YET
-    prepare(backend, graph.digest)
+    work_for(lambda: backend.open_graph(graph)).prepare()
     runner = backend.open_graph(graph)
     assert [t.name for t in runner.inputs] == ["x"]
     x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
@@ -174,8 +185,7 @@ def test_an_encoders_free_axes_are_rows_and_tokens(
     encoder = BertSource(config, dict)
     path = linear_graph(tmp_path / "linear", "tokens")
     graph = graph_of(path, tmp_path / "cache", encoder)
-    assert refused(lambda: backend.open_graph(graph)) is Obstacle.NOT_BUILT_YET
-    prepare(backend, graph.digest)
+    work_for(lambda: backend.open_graph(graph)).prepare()
     ((profile,),) = machine.built[0].profiles
     assert (profile.least, profile.usual, profile.most) == ((1, 1), (8, 100), (64, 100))
 
@@ -183,8 +193,7 @@ def test_an_encoders_free_axes_are_rows_and_tokens(
 def test_an_engine_whose_logits_are_no_numbers_is_no_engine(
     machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
 ) -> None:
-    refused(lambda: backend.open_slots(decoder, 3))
-    prepare(backend, decoder.digest)
+    work_for(lambda: backend.open_slots(decoder, 3)).prepare()
     machine.tilt = float("nan")
     assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.BUILD_FAILED
     assert machine.gpus[-1].is_closed
@@ -195,8 +204,7 @@ def test_an_engine_whose_logits_are_no_numbers_is_no_engine(
 def test_a_plan_that_the_library_chokes_on_is_no_engine(
     machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
 ) -> None:
-    refused(lambda: backend.open_slots(decoder, 3))
-    prepare(backend, decoder.digest)
+    work_for(lambda: backend.open_slots(decoder, 3)).prepare()
     machine.loading_error = TypeError("pybind11::init(): factory function returned nullptr")
     assert refused(lambda: backend.open_slots(decoder, 3)) is Obstacle.BUILD_FAILED
     assert machine.gpus[-1].is_closed

@@ -1,8 +1,9 @@
 """TensorRT as the node sees it: engines that are there are opened, those that are not are built.
 
 Building takes minutes, so opening never waits for it. A model whose engine is missing is refused as
-`NOT_BUILT_YET` and opens on the next backend; `pending` then has what would build the engine, and
-after that the model opens here.
+`NOT_BUILT_YET` and opens on the next backend; the refusal has what would build the engine, and
+after that the model opens here. Two that ask for one engine build it once: the second finds the
+first one's, or waits for it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from services.inference.backends.backend import (
     Obstacle,
 )
 from services.inference.backends.kept_weights import KeptWeights
-from services.inference.backends.pending import Pending
+from services.inference.backends.pending import NotBuiltYet, Pending
 from services.inference.backends.tensorrt.build_process import BuildJob
 from services.inference.backends.tensorrt.engine import KERNELS_FILE
 from services.inference.backends.tensorrt.engine_cache import EngineCache, engine_folder
@@ -65,16 +66,11 @@ class TensorRtBackend:
     def __init__(self, machine: Machine, cache: EngineCache) -> None:
         self._machine = machine
         self._cache = cache
-        self._pending: dict[str, Pending] = {}
 
     def check(self) -> Device:
         """On the first GPU, if the library runs on its architecture."""
         self._machine.identify()
         return Device.GPU
-
-    def pending(self, digest: str) -> Pending | None:
-        """What would build the engine that the model of this artefact was refused for."""
-        return self._pending.get(digest)
 
     def kept_weights(self, wanted: Precision, compute: str) -> KeptWeights:
         """As asked for where it can be; whole rows of int8 become blocks."""
@@ -150,9 +146,7 @@ class TensorRtBackend:
         """The engine on the GPU; nothing of either is left where what follows fails."""
         plan = self._cache.load(wanted.cache_dir, wanted.key)
         if plan is None:
-            self._pending[wanted.key.digest] = self._work(wanted)
-            raise BackendUnavailable(BACKEND, Obstacle.NOT_BUILT_YET, "the engine is to be built")
-        self._pending.pop(wanted.key.digest, None)
+            raise NotBuiltYet(self._work(wanted), "the engine is to be built")
         kernels = engine_folder(wanted.cache_dir, wanted.key) / KERNELS_FILE
         with _unusable(), ExitStack() as undo:
             gpu = self._machine.open_gpu()
