@@ -52,7 +52,8 @@ class Answer:
         self.has_yielded = False
         self.last_token = 0
         self._text_bytes = text_bytes
-        self._history = History.of(task.prompt)
+        self._is_remembering = task.sampling.has_penalties
+        self._history = History.of(task.prompt if self._is_remembering else ())
         self._stream = TextStream(task.stop)
         self._tokens: list[int] = []
         self._again: deque[int] = deque()
@@ -129,7 +130,8 @@ class Answer:
 
     def _take(self, token: int) -> str:
         """Adds a token; the text that is decided with it."""
-        self._history.add(token)
+        if self._is_remembering:
+            self._history.add(token)
         self._tokens.append(token)
         self.last_token = token
         return self._stream.feed(self._text_bytes(token))

@@ -29,7 +29,6 @@ from services.inference.llm.plan import (
     Preempt,
     Prefill,
     State,
-    Step,
     Waiting,
     plan,
 )
@@ -72,6 +71,8 @@ class Engine:
         self._on_broken = on_broken
         self._meter = meter
         self._table = SlotTable(backend.slots)
+        self._company: tuple[int, ...] = ()
+        """The slots that decode for as long as nobody comes or goes."""
         self._steps = 0
 
     def __repr__(self) -> str:
@@ -114,14 +115,23 @@ class Engine:
     def _turn(self, waiting: Mapping[int, Answer]) -> None:
         now = time.monotonic()
         self._table.drop(now, self._steps)
-        kept = self._drop_waiting(waiting, now)
+        kept = self._drop_waiting(waiting, now) if waiting else {}
         self._steps += 1
-        queue = self._next(kept)
+        if kept or self._table.has_left or not self._company:
+            self._company = self._rearrange(kept)
+        else:
+            self._decode(self._company)
+
+    def _rearrange(self, waiting: Mapping[int, Answer]) -> tuple[int, ...]:
+        """A step by plan; the company, if it is to stay as it is."""
+        self._table.has_left = False
+        queue = self._next(waiting)
         step = plan(State(tuple(self._table.slots), queue, self._chunk_tokens, self._steps))
         self._table.slots = list(step.slots)
-        self._move(step.actions, kept)
+        self._move(step.actions, waiting)
         self._act(step.actions)
-        self._decode(step)
+        self._decode(step.decode)
+        return () if step.actions else step.decode
 
     def _drop_waiting(self, waiting: Mapping[int, Answer], now: float) -> dict[int, Answer]:
         """Those that still wait."""
@@ -191,10 +201,10 @@ class Engine:
         if isinstance(action, Admit):
             self._intake.put_back(action.sequence, self._table.withdraw(action.slot))
 
-    def _decode(self, step: Step) -> None:
+    def _decode(self, company: Sequence[int]) -> None:
         # An action may have failed, and its slot with it.
         slots = self._table.slots
-        decode = [i for i in step.decode if slots[i].phase is Phase.DECODE]
+        decode = [i for i in company if slots[i].phase is Phase.DECODE]
         if not decode:
             return
         rows = range(max(decode) + 1)

@@ -60,6 +60,19 @@ class Slot:
         """Positions that another sequence may take over."""
         return min(self.held, len(self.prompt)) if len(self.prompt) >= _SHORTEST_RUN else 0
 
+    def advanced(self) -> Slot:
+        """The slot with a position more."""
+        # Once per token: `dataclasses.replace` takes ten times as long.
+        return Slot(
+            self.phase,
+            self.sequence,
+            self.prompt,
+            self.held + 1,
+            self.last_used,
+            self.priority,
+            self.may_yield,
+        )
+
     def released(self, step: int) -> Slot:
         """The slot after its sequence has left."""
         return Slot(prompt=self.prompt[: self.reusable], held=self.reusable, last_used=step)

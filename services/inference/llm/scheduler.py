@@ -25,29 +25,23 @@ from services.inference.llm.slot_table import Mail
 
 
 class Generation:
-    """The events of one answer, as they come."""
+    """The events of one answer, as they come; on the event loop, for one who waits."""
 
     def __init__(self) -> None:
         self._events: deque[Event | RingmeshError] = deque()
-        self._arrived = asyncio.Event()
+        self._arrival: asyncio.Future[None] | None = None
 
     def put(self, event: Event | RingmeshError) -> None:
-        """Adds an event; on the event loop."""
+        """Adds an event."""
         self._events.append(event)
-        self._arrived.set()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
-            while not self._events:
-                self._arrived.clear()
-                await self._arrived.wait()
-            event = self._take()
-            yield event
-            if isinstance(event, Finished):
-                return
-
-    def _take(self) -> Event:
-        """The next event; tokens that are ready at the same time come as one."""
+    async def take(self) -> Event:
+        """The next event, once there is one; tokens that are ready at the same time come as one."""
+        while not self._events:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
         event = self._events.popleft()
         if isinstance(event, RingmeshError):
             raise event
@@ -93,8 +87,10 @@ class Scheduler:
             left = self._intake.offer(answer)
             if left is not None:
                 self.deliver([left])
-            async for event in generation:
-                yield event
+            while True:
+                yield (event := await generation.take())
+                if isinstance(event, Finished):
+                    return
         finally:
             answer.is_cancelled = True
             del self._generations[answer]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -32,6 +31,8 @@ class SlotTable:
     def __init__(self, size: int) -> None:
         self.slots = [Slot()] * size
         self.answers: dict[int, Answer] = {}
+        self.has_left = False
+        """Whether somebody has left since this was last looked at."""
         self.mail: Mail = []
 
     def __repr__(self) -> str:
@@ -69,7 +70,7 @@ class SlotTable:
 
     def advance(self, index: int) -> None:
         """Its slot holds a position more."""
-        self.slots[index] = replace(self.slots[index], held=self.slots[index].held + 1)
+        self.slots[index] = self.slots[index].advanced()
 
     def drop(self, now_s: float, step: int) -> None:
         """Lets those go who have left, and those for whom it is too late."""
@@ -89,6 +90,7 @@ class SlotTable:
         if number is not None:
             del self.answers[number]
         self.slots[index] = self.slots[index].released(step)
+        self.has_left = True
 
     def fail(self, index: int, error: RingmeshError) -> None:
         """Ends the answer in a slot; what the slot holds is of no use."""
@@ -97,6 +99,7 @@ class SlotTable:
         if number is not None:
             self.mail.append((self.answers.pop(number), error))
         self.slots[index] = Slot()
+        self.has_left = True
 
     def forget(self, indices: Iterable[int]) -> None:
         """What these slots hold is of no use to anybody who comes."""
@@ -116,3 +119,4 @@ class SlotTable:
         self.mail += [(answer, error) for answer in {**others, **self.answers}.values()]
         self.answers = {}
         self.slots = [Slot()] * len(self.slots)
+        self.has_left = True

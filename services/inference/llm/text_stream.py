@@ -23,6 +23,8 @@ class TextStream:
 
     def feed(self, piece: bytes) -> str:
         """Takes in a token's bytes; returns the text that is now certain."""
+        if not self._stops:
+            return self._decoder.decode(piece)
         if self.is_stopped:
             return ""
         text = self._held + self._decoder.decode(piece)
