@@ -39,7 +39,7 @@ async def test_requests_are_counted_and_the_warm_up_is_not(
         await model.warm_up()
         idle = scrape(registry)
         assert (idle["vllm:num_requests_running"], idle["vllm:kv_cache_usage_perc"]) == (0, 0)
-        assert "vllm:prompt_tokens_total" not in idle
+        assert idle["vllm:prompt_tokens_total"] == idle["vllm:generation_tokens_total"] == 0
         usage = [
             scrape(registry)["vllm:kv_cache_usage_perc"] async for _ in model.generate(request)
         ]

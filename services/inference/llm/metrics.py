@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.inference.live_gauge import LiveGauge
 from services.inference.llm.engine import Occupancy
-from services.inference.llm.request import Delta, Event, Finished, Started
+from services.inference.llm.request import Delta, Event, FinishReason, Started
 
 _LABELS = ("model_name", "engine")
 _NS_PER_S = 1e9
@@ -80,7 +80,8 @@ class LanguageModelMetrics:
             self.waiting.showing(labels, lambda: occupancy().waiting),
             self.usage.showing(labels, lambda: occupancy().running / occupancy().slots),
         ):
-            yield lambda arrived_ns: RequestMeter(self, labels, arrived_ns)
+            counts = RequestCounts(self, labels)
+            yield lambda arrived_ns: RequestMeter(counts, arrived_ns)
 
 
 class EngineCounts:
@@ -99,43 +100,56 @@ class EngineCounts:
         self._failed_runs.inc()
 
 
+class RequestCounts:
+    """What the requests to one version add up to; looked up once, for it is counted per token."""
+
+    def __init__(self, metrics: LanguageModelMetrics, labels: tuple[str, str]) -> None:
+        self.queries = metrics.queries.labels(*labels)
+        self.hits = metrics.hits.labels(*labels)
+        self.prompt_tokens = metrics.prompt_tokens.labels(*labels)
+        self.generation_tokens = metrics.generation_tokens.labels(*labels)
+        self.first_token_s = metrics.first_token_s.labels(*labels)
+        self.each_token_s = metrics.each_token_s.labels(*labels)
+        self._successes = metrics.successes
+        self._labels = labels
+
+    def count_success(self, reason: FinishReason) -> None:
+        """A request has been answered."""
+        self._successes.labels(*self._labels, reason.value).inc()
+
+
 class RequestMeter:
     """Counts one request as its events pass."""
 
-    def __init__(
-        self, metrics: LanguageModelMetrics, labels: tuple[str, str], arrived_ns: int
-    ) -> None:
-        self._metrics = metrics
-        self._labels = labels
+    def __init__(self, counts: RequestCounts, arrived_ns: int) -> None:
+        self._counts = counts
         self._arrived_ns = arrived_ns
         self._token_ns = 0
 
     def see(self, event: Event) -> None:
         """Counts what the event tells."""
-        match event:
-            case Started():
-                self._start(event)
-            case Delta(token_ids=tokens) if tokens:
+        if isinstance(event, Delta):
+            if event.token_ids:
                 self._count_tokens(event)
-            case Finished():
-                self._metrics.successes.labels(*self._labels, event.reason.value).inc()
+        elif isinstance(event, Started):
+            self._start(event)
+        else:
+            self._counts.count_success(event.reason)
 
     def _start(self, started: Started) -> None:
-        metrics, labels = self._metrics, self._labels
-        metrics.prompt_tokens.labels(*labels).inc(started.prompt_tokens)
-        metrics.queries.labels(*labels).inc(started.prompt_tokens)
-        metrics.hits.labels(*labels).inc(started.cached_tokens)
+        counts = self._counts
+        counts.prompt_tokens.inc(started.prompt_tokens)
+        counts.queries.inc(started.prompt_tokens)
+        counts.hits.inc(started.cached_tokens)
 
     def _count_tokens(self, delta: Delta) -> None:
-        metrics, labels, count = self._metrics, self._labels, len(delta.token_ids)
-        metrics.generation_tokens.labels(*labels).inc(count)
+        counts, count = self._counts, len(delta.token_ids)
+        counts.generation_tokens.inc(count)
         if not self._token_ns:
             # Tokens that come as one were ready together, as far as anybody can tell.
-            metrics.first_token_s.labels(*labels).observe(
-                (delta.at_ns - self._arrived_ns) / _NS_PER_S
-            )
+            counts.first_token_s.observe((delta.at_ns - self._arrived_ns) / _NS_PER_S)
         else:
             each_s = (delta.at_ns - self._token_ns) / count / _NS_PER_S
             for _ in range(count):
-                metrics.each_token_s.labels(*labels).observe(each_s)
+                counts.each_token_s.observe(each_s)
         self._token_ns = delta.at_ns

@@ -118,16 +118,11 @@ class LoadedLanguageModel:
             DeadlineTooShort: the request's turn would come too late.
             DeadlineExceeded: the deadline passed.
         """
-        meter = self._meter(time.time_ns())
-        async with contextlib.aclosing(self._events(request)) as events:
-            async for event in events:
-                meter.see(event)
-                yield event
-
-    async def _events(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        see = self._meter(time.time_ns()).see
         task = await self._task(request)
         async with contextlib.aclosing(self._scheduler.generate(task)) as events:
             async for event in events:
+                see(event)
                 yield event
 
     async def generate_text(self, request: GenerationRequest) -> Text:
@@ -151,8 +146,9 @@ class LoadedLanguageModel:
         greedy = SamplingRequest(temperature=0)
         prompt = tuple(self.vocabulary.encode("Hello")) * 2
         request = GenerationRequest(prompt, greedy, max_tokens=4, ignore_eos=True)
+        task = await self._task(request)
         # Not by `generate`: it would count among the callers' requests.
-        async with contextlib.aclosing(self._events(request)) as events:
+        async with contextlib.aclosing(self._scheduler.generate(task)) as events:
             async for _ in events:
                 pass
 

@@ -20,7 +20,7 @@ from mesh.text_inference import (
     TextResponses,
     read_text_request,
 )
-from services.inference.generate_servicer import PhaseSpans, generation_timing
+from services.inference.generation.phase import PhaseSpans, generation_timing
 from services.inference.llm.constraint import Constraint, ConstraintKind
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.request import (
