@@ -18,9 +18,11 @@ from mesh.cli.place import StateDir
 from mesh.local.problem import LocalProblem
 from mesh.local.trace_store import ID_DIGITS, TraceStore
 from mesh.local.trace_tree import SpanNode, SpanRecord, TraceTree
+from mesh.local.trace_wait import find_settled
 
 app = typer.Typer()
 _WIDE = 120
+_MISSING_SHOWN = 3
 
 KEY_ATTRIBUTES = (
     "gen_ai.response.model",
@@ -47,12 +49,26 @@ def trace(
     if trace_id is None:
         _show_latest(store.latest(count), as_json=as_json)
         return
-    tree = store.find(trace_id)
+    tree = find_settled(lambda: store.find(trace_id))
     if as_json:
-        print_json(asdict(tree) | {"orphans": tree.orphans})
-    else:
-        console = make_console()
-        console.print(draw(tree, with_bars=console.width >= _WIDE))
+        print_json(asdict(tree) | {"orphans": tree.orphans, "missing": tree.missing})
+        return
+    console = make_console()
+    console.print(draw(tree, with_bars=console.width >= _WIDE))
+    if tree.missing:
+        console.print(f"\n[yellow]Incomplete:[/] {escape(describe_missing(tree))}", soft_wrap=True)
+
+
+def describe_missing(tree: TraceTree) -> str:
+    """What a reader should not take for the whole of it."""
+    shown = "; ".join(tree.missing[:_MISSING_SHOWN])
+    more = len(tree.missing) - _MISSING_SHOWN
+    if more > 0:
+        shown += f"; and {more} more"
+    return (
+        f"nothing is known of {shown}. The request may be going on still, or those spans were "
+        f"recorded elsewhere or lost."
+    )
 
 
 def draw(tree: TraceTree, *, with_bars: bool) -> Table:

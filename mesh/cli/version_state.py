@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mesh.cli.http_call import open_edge, require_success
 from mesh.cli.output import make_table
+from mesh.local.unrecorded import make_unrecorded
 
 TIMEOUT_S = 15.0
 """The gateway itself gives up on a silent node sooner."""
@@ -60,14 +61,15 @@ def read_states(edge: str) -> list[VersionState]:
 
 def ask_states(client: httpx.Client) -> list[VersionState]:
     """Every deployed version, through an edge that is open."""
-    answer = client.post("/v2/repository/index")
+    answer = client.post("/v2/repository/index", headers=make_unrecorded())
     require_success(answer)
     return [_read_state(entry) for entry in answer.json()]
 
 
 def ask_routed(client: httpx.Client, state: VersionState) -> bool:
     """Whether a call through the edge reaches the version."""
-    return client.get(f"/v2/models/{state.model}/versions/{state.version}/ready").is_success
+    path = f"/v2/models/{state.model}/versions/{state.version}/ready"
+    return client.get(path, headers=make_unrecorded()).is_success
 
 
 def make_state_table(states: Iterable[VersionState], *, with_model: bool) -> Table:

@@ -4,7 +4,6 @@ A model that is deployed in any way is not touched: whoever moved it wants it so
 """
 
 import asyncio
-import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import httpx
 from mesh.local.demo_models import MINILM, SMOLLM2, DemoModels
 from mesh.local.problem import LocalProblem
 from mesh.local.publish import LocalFile, Publisher, local_file
+from mesh.local.unrecorded import make_unrecorded
 from mesh.manifest import Manifest
 
 REPLICAS = 2
@@ -89,7 +89,7 @@ async def await_answer(edge: str, demo: DemoModel, timeout_s: float) -> str:
                 base_url=f"http://{edge}", timeout=_ASK_TIMEOUT_S, trust_env=False
             ) as client,
         ):
-            while (problem := await _ask(client, demo, _unrecorded())) is not None:
+            while (problem := await _ask(client, demo, make_unrecorded())) is not None:
                 last = problem
                 await asyncio.sleep(_ASK_INTERVAL_S)
             answer = await client.post(demo.path, json=demo.question)
@@ -108,8 +108,3 @@ async def _ask(client: httpx.AsyncClient, demo: DemoModel, headers: dict[str, st
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"
     return None if answer.is_success else f"status {answer.status_code}: {answer.text[:300]}"
-
-
-def _unrecorded() -> dict[str, str]:
-    """A trace context whose caller decided that nothing is recorded."""
-    return {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"}

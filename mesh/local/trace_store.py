@@ -13,7 +13,11 @@ ID_DIGITS = 32
 
 
 class TraceNotFound(LocalProblem):
-    """No trace, or more than one, has an id that begins so."""
+    """No trace has an id that begins so."""
+
+
+class TraceAmbiguous(LocalProblem):
+    """More than one trace has an id that begins so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +30,19 @@ class TraceStore:
         """The trace whose id begins with `prefix`.
 
         Raises:
-            TraceNotFound: none does, or several do.
+            TraceNotFound: none does.
+            TraceAmbiguous: several do.
         """
         wanted = prefix.strip().lower()
         spans = [span for span in self._read(f'"traceId":"{wanted}') if _begins(span, wanted)]
         ids = sorted({span.trace_id for span in spans})
         if not ids:
             raise TraceNotFound(
-                f"No trace begins with {prefix!r} in {self.folder}: it may not be written yet "
-                f"(that takes a second), not sampled, or too old; `ringmesh trace` lists the "
-                f"latest."
+                f"No trace begins with {prefix!r} in {self.folder}: it may not be written yet, not "
+                f"be sampled, or be too old; `ringmesh trace` lists the latest."
             )
         if len(ids) > 1:
-            raise TraceNotFound(
+            raise TraceAmbiguous(
                 f"{len(ids)} traces begin with {prefix!r}: give more digits of one of "
                 f"{', '.join(ids[:5])}."
             )

@@ -2,13 +2,16 @@
 
 Pure. A span whose parent is not among the spans is an orphan: it is shown at the top, marked,
 because a missing parent is what one looks for in a broken trace. The root is no orphan even where
-its parent is a caller outside that records its spans elsewhere.
+its parent is a caller outside that records its spans elsewhere. What is missing can be told from
+what is there: every process of the mesh records its part, so a call has two sides, and the edge,
+where requests come in, is the root of all that came through it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+EDGE = "envoy-edge"
 STATUS_ERROR = 2
 KINDS = ("", "internal", "server", "client", "producer", "consumer")
 
@@ -54,6 +57,11 @@ class TraceTree:
         """How many spans lack their parent."""
         return sum(root.is_orphan for root in self.roots)
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What is not there and should be, as far as the rest tells."""
+        return tuple(dict.fromkeys(_missing(self.roots)))
+
 
 def build_tree(spans: Iterable[SpanRecord]) -> TraceTree:
     """The tree of one trace's spans, of which there is at least one."""
@@ -72,6 +80,22 @@ def build_tree(spans: Iterable[SpanRecord]) -> TraceTree:
             for top in tops
         ),
     )
+
+
+def walk_spans(nodes: Iterable[SpanNode]) -> Iterator[SpanNode]:
+    """These spans and all below them."""
+    for node in nodes:
+        yield node
+        yield from walk_spans(node.children)
+
+
+def _missing(roots: tuple[SpanNode, ...]) -> Iterator[str]:
+    for root in roots:
+        if root.span.parent_id and root.span.service != EDGE:
+            yield f"what called {root.span.service} {root.span.name}"
+    for node in walk_spans(roots):
+        if node.span.kind == "client" and not node.children and node.span.error is None:
+            yield f"what {node.span.service} {node.span.name} reached"
 
 
 def read_spans(request: Mapping[str, Any]) -> list[SpanRecord]:

@@ -161,3 +161,13 @@ def test_the_command_draws_the_tree(mesh: Mesh, http: httpx.Client) -> None:
     for word in (*ALL_HOPS, "queue", "prefill", "decode"):
         assert word in drawn.stdout
     assert trace_id[:12] in mesh.command("trace").stdout
+
+
+def test_a_trace_right_after_its_request_is_whole_or_says_that_it_is_not(
+    mesh: Mesh, http: httpx.Client
+) -> None:
+    reply = http.post("/v1/chat/completions", json=CHAT)
+    drawn = mesh.command("trace", reply.headers["x-ringmesh-trace-id"])
+    assert drawn.returncode == 0, drawn.stderr
+    hops_drawn = all(word in drawn.stdout for word in (*ALL_HOPS, "queue", "prefill", "decode"))
+    assert hops_drawn or "Incomplete: nothing is known of" in drawn.stdout

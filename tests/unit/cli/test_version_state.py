@@ -28,9 +28,15 @@ def test_the_index_is_read_with_what_each_node_says() -> None:
     node = {"node": "node-2", "state": "UNAVAILABLE", "reason": "no [graph]."}
     entry = {"name": "m", "version": "3", "state": "READY", "reason": ""}
     body = [entry | {"nodes": [node | {"backend": "", "memory_bytes": 0}]}, entry]
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=body))
-    with httpx.Client(transport=transport, base_url="http://edge") as client:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json=body)
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://edge") as client:
         assert ask_states(client) == [version(FAILED), version()]
+    assert asked[0].headers["traceparent"].endswith("-00")  # which is not recorded
 
 
 def test_reasons_are_shown_whole_and_as_they_are() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mesh.local.trace_store import TraceNotFound, TraceStore
+from mesh.local.trace_store import TraceAmbiguous, TraceNotFound, TraceStore
 from mesh.local.trace_tree import SpanNode
 from mesh.local.tracesink.file_ring import FileRing, list_files
 
@@ -70,7 +70,7 @@ def test_a_span_without_its_parent_is_an_orphan_but_the_first_one_is_the_root(
 
 def test_a_prefix_of_two_traces_is_refused_with_both(tmp_path: Path) -> None:
     store = write(tmp_path, make_line("a", make_span("a", "", 1), make_span("b", "", 2, OTHER)))
-    with pytest.raises(TraceNotFound, match=f"{TRACE}, {OTHER}"):
+    with pytest.raises(TraceAmbiguous, match=f"{TRACE}, {OTHER}"):
         store.find("0")
     assert store.find("0b").trace_id == OTHER
 
