@@ -12,33 +12,15 @@ from tritonclient.utils import InferenceServerException
 
 from mesh.pb import inference_pb2 as oip
 from mesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.integration.gateway_rig import Rig, make_deployment, make_watch, open_rig
+from tests.integration.gateway_rig import Rig, make_deployment, make_watch
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared() -> AsyncIterator[Rig]:
-    async with open_rig() as opened:
-        yield opened
-
-
-@pytest.fixture
-def rig(shared: Rig) -> Rig:
-    shared.reset()
-    return shared
-
-
 @pytest_asyncio.fixture(loop_scope="module")
-async def client(rig: Rig) -> AsyncIterator[triton.InferenceServerClient]:
-    async with triton.InferenceServerClient(rig.grpc) as opened:
+async def client(gateway: Rig) -> AsyncIterator[triton.InferenceServerClient]:
+    async with triton.InferenceServerClient(gateway.grpc) as opened:
         yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def stub(rig: Rig) -> AsyncIterator[GRPCInferenceServiceStub]:
-    async with grpc.aio.insecure_channel(rig.grpc) as channel:
-        yield GRPCInferenceServiceStub(channel)
 
 
 def make_input(name: str = "x", values=(1.0, 2.0)) -> triton.InferInput:
@@ -70,29 +52,29 @@ async def test_compressed_calls_are_accepted(client, algorithm: str) -> None:
     assert result.as_numpy("x").tolist() == [1.0, 2.0]
 
 
-async def test_the_receipt_comes_back_and_the_route_goes_out(rig: Rig, stub) -> None:
+async def test_the_receipt_comes_back_and_the_route_goes_out(gateway: Rig, stub) -> None:
     request = oip.ModelInferRequest(model_name="identity@champion")
     call = stub.ModelInfer(request, metadata=[("x-session-id", "s-1"), ("x-request-id", "r-1")])
     await call
     received = dict(await call.initial_metadata())
     assert received["x-ringmesh-node"] == "node-1"
     assert received["x-ringmesh-version"] == "1"
-    sent = rig.node.metadata[-1]
+    sent = gateway.node.metadata[-1]
     assert sent["x-ringmesh-model"] == "identity@champion"
     assert sent["x-ringmesh-affinity"] == sent["x-session-id"] == "s-1"
     assert sent["x-request-id"] == "r-1"
 
 
-async def test_a_sequence_has_a_key_and_nothing_has_none(rig: Rig, client) -> None:
+async def test_a_sequence_has_a_key_and_nothing_has_none(gateway: Rig, client) -> None:
     await client.infer("identity", [make_input()], sequence_id=7)
-    assert "x-ringmesh-affinity" in rig.node.metadata[-1]
+    assert "x-ringmesh-affinity" in gateway.node.metadata[-1]
     await client.infer("identity", [make_input()])
-    assert "x-ringmesh-affinity" not in rig.node.metadata[-1]
+    assert "x-ringmesh-affinity" not in gateway.node.metadata[-1]
 
 
-async def test_the_version_field_becomes_part_of_the_reference(rig: Rig, client) -> None:
+async def test_the_version_field_becomes_part_of_the_reference(gateway: Rig, client) -> None:
     await client.infer("identity", [make_input()], model_version="1")
-    assert rig.node.metadata[-1]["x-ringmesh-model"] == "identity@1"
+    assert gateway.node.metadata[-1]["x-ringmesh-model"] == "identity@1"
 
 
 @pytest.mark.parametrize(
@@ -113,8 +95,8 @@ async def test_a_wrong_model_is_named(stub, name, version, code, named) -> None:
     assert named in caught.value.details()
 
 
-async def test_a_model_without_a_ready_node_says_its_state(rig: Rig, client) -> None:
-    rig.watch.now = make_watch(make_deployment("slow", "identity")).now
+async def test_a_model_without_a_ready_node_says_its_state(gateway: Rig, client) -> None:
+    gateway.watch.now = make_watch(make_deployment("slow", "identity")).now
     assert not await client.is_model_ready("slow")
     with pytest.raises(InferenceServerException, match="LOADING") as caught:
         await client.infer("slow", [make_input()])
@@ -143,29 +125,31 @@ def lost_request() -> oip.ModelInferRequest:
     return request
 
 
-async def test_the_callers_deadline_reaches_the_node(rig: Rig, stub) -> None:
+async def test_the_callers_deadline_reaches_the_node(gateway: Rig, stub) -> None:
     await stub.ModelInfer(oip.ModelInferRequest(model_name="identity"), timeout=30)
-    assert 10 < rig.node.time_left_s < 30.1
+    assert 10 < gateway.node.time_left_s < 30.1
     await stub.ModelInfer(oip.ModelInferRequest(model_name="identity"))
-    assert 59 < rig.node.time_left_s < 61  # the wire rounds up
+    assert 59 < gateway.node.time_left_s < 61  # the wire rounds up
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ModelInfer(oip.ModelInferRequest(model_name="identity"), timeout=0.004)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_the_index_lists_versions_with_states(rig: Rig, client) -> None:
-    rig.watch.now = make_watch(make_deployment("slow", "identity", versions=(2, 3))).now
+async def test_the_index_lists_versions_with_states(gateway: Rig, client) -> None:
+    gateway.watch.now = make_watch(make_deployment("slow", "identity", versions=(2, 3))).now
     index = await client.get_model_repository_index()
     states = {(m.name, m.version): m.state for m in index.models}
     assert states["minilm", "1"] == "READY"
     assert states["slow", "2"] == "LOADING"
     request = oip.RepositoryIndexRequest(ready=True)
-    async with grpc.aio.insecure_channel(rig.grpc) as channel:
+    async with grpc.aio.insecure_channel(gateway.grpc) as channel:
         ready = await GRPCInferenceServiceStub(channel).RepositoryIndex(request)
     assert {m.name for m in ready.models} == {"smollm2", "minilm", "identity"}
 
 
-async def test_statistics_are_the_sum_over_the_nodes_that_hold_a_version(rig: Rig, client) -> None:
+async def test_statistics_are_the_sum_over_the_nodes_that_hold_a_version(
+    gateway: Rig, client
+) -> None:
     async def counted(*asked: str) -> dict[tuple[str, str], int]:
         answer = await client.get_inference_statistics(*asked)
         return {(m.name, m.version): m.inference_count for m in answer.model_stats}
@@ -176,14 +160,16 @@ async def test_statistics_are_the_sum_over_the_nodes_that_hold_a_version(rig: Ri
     with pytest.raises(InferenceServerException, match="nope") as caught:
         await counted("nope")
     assert caught.value.status() == "StatusCode.NOT_FOUND"
-    rig.watch.now = make_watch(make_deployment("slow", "identity")).now
+    gateway.watch.now = make_watch(make_deployment("slow", "identity")).now
     with pytest.raises(InferenceServerException, match="LOADING"):
         await counted("slow")
 
 
-async def test_statistics_without_one_of_the_nodes_are_refused(rig: Rig, client) -> None:
-    rig.node.is_mute = True
-    with pytest.raises(InferenceServerException, match=f":{rig.node_port} does not ans") as caught:
+async def test_statistics_without_one_of_the_nodes_are_refused(gateway: Rig, client) -> None:
+    gateway.node.is_mute = True
+    with pytest.raises(
+        InferenceServerException, match=f":{gateway.node_port} does not ans"
+    ) as caught:
         await client.get_inference_statistics("minilm")
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
 

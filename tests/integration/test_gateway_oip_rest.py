@@ -8,39 +8,20 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 
-import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
 import tritonclient.http.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.integration.gateway_rig import MAX_BODY_BYTES, Rig, make_deployment, make_watch, open_rig
+from tests.integration.gateway_rig import MAX_BODY_BYTES, Rig, make_deployment, make_watch
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared() -> AsyncIterator[Rig]:
-    async with open_rig() as opened:
-        yield opened
-
-
-@pytest.fixture
-def rig(shared: Rig) -> Rig:
-    shared.reset()
-    return shared
-
-
 @pytest_asyncio.fixture(loop_scope="module")
-async def client(rig: Rig) -> AsyncIterator[triton.InferenceServerClient]:
-    async with triton.InferenceServerClient(rig.http) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{rig.http}") as opened:
+async def client(gateway: Rig) -> AsyncIterator[triton.InferenceServerClient]:
+    async with triton.InferenceServerClient(gateway.http) as opened:
         yield opened
 
 
@@ -77,8 +58,8 @@ async def test_statistics_have_triton_s_form(http, client) -> None:
     assert (await http.get("/v2/models/nope/stats")).status_code == 404
 
 
-async def test_the_index_is_an_array(rig: Rig, client) -> None:
-    rig.watch.now = make_watch(make_deployment("slow", "identity")).now
+async def test_the_index_is_an_array(gateway: Rig, client) -> None:
+    gateway.watch.now = make_watch(make_deployment("slow", "identity")).now
     index = await client.get_model_repository_index()
     assert {entry["name"]: entry["state"] for entry in index}["slow"] == "LOADING"
 
@@ -141,13 +122,13 @@ BODY = {"inputs": [{"name": "x", "datatype": "INT32", "shape": [1], "data": [1]}
 PATH = "/v2/models/identity/infer"
 
 
-async def test_the_answer_names_its_node_and_version(rig: Rig, http) -> None:
+async def test_the_answer_names_its_node_and_version(gateway: Rig, http) -> None:
     answer = await http.post(PATH, json=BODY, headers={"x-session-id": "s-1"})
     assert answer.headers["x-ringmesh-node"] == "node-1"
     assert answer.headers["x-ringmesh-version"] == "1"
     assert answer.json()["outputs"][0]["data"] == [1]
-    assert rig.node.metadata[-1]["x-ringmesh-affinity"] == "s-1"
-    assert rig.node.metadata[-1]["x-ringmesh-model"] == "identity"
+    assert gateway.node.metadata[-1]["x-ringmesh-affinity"] == "s-1"
+    assert gateway.node.metadata[-1]["x-ringmesh-model"] == "identity"
 
 
 async def test_an_answer_does_not_wait_for_the_clients_acknowledgement(http) -> None:
@@ -157,22 +138,22 @@ async def test_an_answer_does_not_wait_for_the_clients_acknowledgement(http) -> 
     assert time.perf_counter() - began < 50 * 0.04  # the delay of an ACK
 
 
-async def test_a_session_id_that_metadata_cannot_hold_still_ties(rig: Rig, http) -> None:
+async def test_a_session_id_that_metadata_cannot_hold_still_ties(gateway: Rig, http) -> None:
     for _ in range(2):
         answer = await http.post(PATH, json=BODY, headers={"x-session-id": "grüße".encode()})
         assert answer.status_code == 200
-    first, second = rig.node.metadata[-2:]
+    first, second = gateway.node.metadata[-2:]
     assert first["x-ringmesh-affinity"] == second["x-ringmesh-affinity"]
     assert "x-session-id" not in first
 
 
-async def test_percent_encoded_names_and_versions_in_the_path(rig: Rig, http) -> None:
+async def test_percent_encoded_names_and_versions_in_the_path(gateway: Rig, http) -> None:
     for path, model in (
         ("/v2/models/identity%40champion/infer", "identity@champion"),
         ("/v2/models/identity/versions/1/infer", "identity@1"),
     ):
         assert (await http.post(path, json=BODY)).status_code == 200
-        assert rig.node.metadata[-1]["x-ringmesh-model"] == model
+        assert gateway.node.metadata[-1]["x-ringmesh-model"] == model
 
 
 async def test_a_full_queue_says_when_to_come_back(http) -> None:
@@ -277,8 +258,8 @@ async def test_a_raw_value_comes_back_in_binary(http) -> None:
     assert answer.content[length:] == struct.pack("<f", 1.5)
 
 
-async def test_a_declared_length_over_the_limit_is_refused_unread(rig: Rig) -> None:
-    reader, writer = await asyncio.open_connection(*rig.http.split(":"))
+async def test_a_declared_length_over_the_limit_is_refused_unread(gateway: Rig) -> None:
+    reader, writer = await asyncio.open_connection(*gateway.http.split(":"))
     head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {200 * 1024 * 1024}\r\n\r\n"
     writer.write(head.encode())  # and not one byte of the body
     head = await reader.readuntil(b"\r\n\r\n")

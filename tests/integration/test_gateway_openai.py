@@ -4,14 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-import httpx
 import openai
 import pytest
 import pytest_asyncio
 
 from services.gateway.affinity import affinity_key
 from tests.integration.gateway_node_servicer import WORDS, text_of
-from tests.integration.gateway_rig import Rig, make_deployment, make_watch, open_rig
+from tests.integration.gateway_rig import Rig, make_deployment, make_watch
 
 USER = {"role": "user", "content": "hello"}
 CHAT = {"model": "smollm2", "messages": [USER]}
@@ -20,29 +19,11 @@ CHAT = {"model": "smollm2", "messages": [USER]}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared() -> AsyncIterator[Rig]:
-    async with open_rig() as opened:
-        yield opened
-
-
-@pytest.fixture
-def rig(shared: Rig) -> Rig:
-    shared.reset()
-    return shared
-
-
 @pytest_asyncio.fixture(loop_scope="module")
-async def client(rig: Rig) -> AsyncIterator[openai.AsyncOpenAI]:
+async def client(gateway: Rig) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
-        base_url=f"http://{rig.http}/v1", api_key="none", max_retries=0
+        base_url=f"http://{gateway.http}/v1", api_key="none", max_retries=0
     ) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{rig.http}", timeout=20) as opened:
         yield opened
 
 
@@ -54,7 +35,7 @@ async def test_models_are_listed_and_found(client) -> None:
         await client.models.retrieve("gpt-9")
 
 
-async def test_a_chat_answers(rig: Rig, client) -> None:
+async def test_a_chat_answers(gateway: Rig, client) -> None:
     answer = await client.chat.completions.create(
         **CHAT, max_completion_tokens=3, stop=["END", "."]
     )
@@ -65,13 +46,13 @@ async def test_a_chat_answers(rig: Rig, client) -> None:
     assert choice.finish_reason == "length"
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 3)
     assert answer.usage.prompt_tokens_details.cached_tokens == 2
-    sent = rig.node.generations[0]
+    sent = gateway.node.generations[0]
     assert (sent.max_tokens, list(sent.stop)) == (3, ["END", "."])
     assert sent.sampling.HasField("seed")
     assert not sent.sampling.HasField("temperature")
 
 
-async def test_every_sampling_field_reaches_the_node(rig: Rig, client) -> None:
+async def test_every_sampling_field_reaches_the_node(gateway: Rig, client) -> None:
     await client.chat.completions.create(
         **CHAT,
         temperature=0.5,
@@ -81,12 +62,12 @@ async def test_every_sampling_field_reaches_the_node(rig: Rig, client) -> None:
         seed=-1,
         extra_body={"top_k": 3, "min_p": 0.125, "repetition_penalty": 1.5, "ignore_eos": True},
     )
-    sampling = rig.node.generations[0].sampling
+    sampling = gateway.node.generations[0].sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.25, 3)
     assert (sampling.min_p, sampling.repetition_penalty) == (0.125, 1.5)
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
     assert sampling.seed == 2**64 - 1
-    assert rig.node.generations[0].ignore_eos
+    assert gateway.node.generations[0].ignore_eos
 
 
 async def test_a_chat_streams(client) -> None:
@@ -114,12 +95,12 @@ async def test_the_raw_stream_is_framed_and_ends_with_done(http) -> None:
     assert all("usage" not in chunk for chunk in chunks)
 
 
-async def test_several_choices_differ_in_their_seeds_only(rig: Rig, client) -> None:
+async def test_several_choices_differ_in_their_seeds_only(gateway: Rig, client) -> None:
     answer = await client.chat.completions.create(**CHAT, n=3, seed=7)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     assert answer.usage.prompt_tokens == 5
     assert answer.usage.completion_tokens == 3 * WORDS
-    assert sorted(each.sampling.seed for each in rig.node.generations) == [7, 8, 9]
+    assert sorted(each.sampling.seed for each in gateway.node.generations) == [7, 8, 9]
 
 
 async def test_several_choices_stream_side_by_side(client) -> None:
@@ -149,16 +130,16 @@ async def test_log_probabilities_whole_and_streamed(client) -> None:
     assert streamed == whole
 
 
-async def test_completions_of_text_tokens_and_lists(rig: Rig, client) -> None:
+async def test_completions_of_text_tokens_and_lists(gateway: Rig, client) -> None:
     answer = await client.completions.create(model="smollm2", prompt=["a", "b"], n=2, logprobs=1)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
-    assert sorted(each.text for each in rig.node.generations) == ["a", "a", "b", "b"]
+    assert sorted(each.text for each in gateway.node.generations) == ["a", "a", "b", "b"]
     assert answer.usage.prompt_tokens == 10
     assert answer.choices[0].text == text_of()
     assert answer.choices[0].logprobs.text_offset[:3] == [0, 3, 6]
     await client.completions.create(model="smollm2", prompt=[1, 2, 3])
-    assert list(rig.node.generations[-1].token_ids.ids) == [1, 2, 3]
-    assert rig.node.generations[-1].max_tokens == 16
+    assert list(gateway.node.generations[-1].token_ids.ids) == [1, 2, 3]
+    assert gateway.node.generations[-1].max_tokens == 16
 
 
 async def test_completions_stream(client) -> None:
@@ -278,8 +259,8 @@ async def test_unknown_fields_are_ignored(http) -> None:
     ("model", "status", "code"),
     [("nope", 404, "model_not_found"), ("slow", 503, "model_not_ready")],
 )
-async def test_a_model_that_cannot_answer(rig: Rig, http, model, status, code) -> None:
-    rig.watch.now = make_watch(make_deployment("slow", "gguf")).now
+async def test_a_model_that_cannot_answer(gateway: Rig, http, model, status, code) -> None:
+    gateway.watch.now = make_watch(make_deployment("slow", "gguf")).now
     answer = await http.post("/v1/chat/completions", json=CHAT | {"model": model})
     assert answer.status_code == status
     error = answer.json()["error"]
@@ -294,7 +275,7 @@ async def test_unknown_paths_have_openais_shape(http, path: str) -> None:
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-async def test_parts_of_text_and_roles_are_understood(rig: Rig, client) -> None:
+async def test_parts_of_text_and_roles_are_understood(gateway: Rig, client) -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     messages = [
         {"role": "developer", "content": "be brief"},
@@ -302,7 +283,7 @@ async def test_parts_of_text_and_roles_are_understood(rig: Rig, client) -> None:
         {"role": "assistant", "content": None},
     ]
     await client.chat.completions.create(model="smollm2", messages=messages)
-    sent = [(m.role, m.content, m.name) for m in rig.node.generations[0].chat.messages]
+    sent = [(m.role, m.content, m.name) for m in gateway.node.generations[0].chat.messages]
     assert sent == [
         ("system", "be brief", ""),
         ("user", "one\ntwo", "ada"),
@@ -310,10 +291,10 @@ async def test_parts_of_text_and_roles_are_understood(rig: Rig, client) -> None:
     ]
 
 
-async def test_the_affinity_key_follows_the_conversation(rig: Rig, http) -> None:
+async def test_the_affinity_key_follows_the_conversation(gateway: Rig, http) -> None:
     async def key(body: dict, **headers: str) -> str | None:
         await http.post("/v1/chat/completions", json=CHAT | body, headers=headers)
-        return rig.node.metadata[-1].get("x-ringmesh-affinity")
+        return gateway.node.metadata[-1].get("x-ringmesh-affinity")
 
     turn = {"messages": [USER, {"role": "assistant", "content": "hi"}, USER]}
     assert await key({}) == await key(turn)
@@ -322,17 +303,17 @@ async def test_the_affinity_key_follows_the_conversation(rig: Rig, http) -> None
     assert await key({"conversation": {"id": "c"}}) == affinity_key(conversation="c")
 
 
-async def test_a_client_that_leaves_ends_the_nodes_work(rig: Rig, http) -> None:
+async def test_a_client_that_leaves_ends_the_nodes_work(gateway: Rig, http) -> None:
     body = {"model": "smollm2", "prompt": "stall", "stream": True}
     async with http.stream("POST", "/v1/completions", json=body) as answer:
         assert answer.status_code == 200
-        await rig.node.stalled.wait()
-    await asyncio.wait_for(rig.node.cancelled.wait(), 5)
+        await gateway.node.stalled.wait()
+    await asyncio.wait_for(gateway.node.cancelled.wait(), 5)
 
 
-async def test_a_client_that_leaves_before_its_whole_answer_ends_it_too(rig: Rig, http) -> None:
+async def test_a_client_that_leaves_before_its_whole_answer_ends_it_too(gateway: Rig, http) -> None:
     body = {"model": "smollm2", "prompt": "stall", "n": 2}
     waiting = asyncio.create_task(http.post("/v1/completions", json=body))
-    await rig.node.stalled.wait()
+    await gateway.node.stalled.wait()
     waiting.cancel()
-    await asyncio.wait_for(rig.node.cancelled.wait(), 5)
+    await asyncio.wait_for(gateway.node.cancelled.wait(), 5)

@@ -18,20 +18,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared() -> AsyncIterator[Rig]:
+async def shared_gateway() -> AsyncIterator[Rig]:
     async with open_rig(resume_attempts=2) as opened:
-        yield opened
-
-
-@pytest.fixture
-def rig(shared: Rig) -> Rig:
-    shared.reset()
-    return shared
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{rig.http}", timeout=20) as opened:
         yield opened
 
 
@@ -46,15 +34,15 @@ def text_in(events: list[str]) -> str:
 
 @pytest.mark.parametrize("end_early", [False, True], ids=["reset", "ended without Finished"])
 @pytest.mark.parametrize("deaths", [[5], [0], [3, 4]])
-async def test_the_client_notices_nothing(rig: Rig, http, deaths, end_early: bool) -> None:
-    rig.node.deaths, rig.node.end_early = list(deaths), end_early
+async def test_the_client_notices_nothing(gateway: Rig, http, deaths, end_early: bool) -> None:
+    gateway.node.deaths, gateway.node.end_early = list(deaths), end_early
     options = {"stream": True, "stream_options": {"include_usage": True}}
     events = events_of(await http.post(PATH, json=BODY | options))
     assert events[-1] == "[DONE]"
     assert text_in(events) == text_of()
     assert json.loads(events[-2])["usage"]["completion_tokens"] == WORDS
     assert sum('"role"' in event for event in events) == 1
-    first, *later = rig.node.generations
+    first, *later = gateway.node.generations
     assert len(later) == len(deaths)
     assert not first.resume_token_ids
     assert list(later[-1].resume_token_ids) == list(range(sum(deaths)))
@@ -64,14 +52,14 @@ async def test_the_client_notices_nothing(rig: Rig, http, deaths, end_early: boo
         assert each.chat == first.chat
 
 
-async def test_whole_answers_resume_as_well(rig: Rig, http) -> None:
-    rig.node.deaths = [7]
+async def test_whole_answers_resume_as_well(gateway: Rig, http) -> None:
+    gateway.node.deaths = [7]
     answer = await http.post(PATH, json=BODY)
     assert answer.json()["choices"][0]["message"]["content"] == text_of()
 
 
-async def test_too_many_deaths_are_an_error_in_the_stream_and_no_done(rig: Rig, http) -> None:
-    rig.node.deaths = [2, 2, 2]
+async def test_too_many_deaths_are_an_error_in_the_stream_and_no_done(gateway: Rig, http) -> None:
+    gateway.node.deaths = [2, 2, 2]
     events = events_of(await http.post(PATH, json=BODY | {"stream": True}))
     assert "[DONE]" not in events
     error = json.loads(events[-1])["error"]
@@ -80,15 +68,15 @@ async def test_too_many_deaths_are_an_error_in_the_stream_and_no_done(rig: Rig, 
     assert text_in(events[:-1]) == text_of(6)
 
 
-async def test_a_node_that_always_dies_at_once_is_a_plain_503(rig: Rig, http) -> None:
-    rig.node.deaths = [0, 0, 0]
-    rig.node.starts = False
+async def test_a_node_that_always_dies_at_once_is_a_plain_503(gateway: Rig, http) -> None:
+    gateway.node.deaths = [0, 0, 0]
+    gateway.node.starts = False
     answer = await http.post(PATH, json=BODY | {"stream": True})
     assert answer.status_code == 503
     assert "smollm2" in answer.json()["error"]["message"]
 
 
-async def test_a_refusal_is_not_repeated(rig: Rig, http) -> None:
+async def test_a_refusal_is_not_repeated(gateway: Rig, http) -> None:
     answer = await http.post(PATH, json=BODY | {"temperature": 2})
     assert answer.status_code == 400
-    assert len(rig.node.generations) == 1
+    assert len(gateway.node.generations) == 1

@@ -3,48 +3,21 @@
 import asyncio
 import json
 import queue
-from collections.abc import AsyncIterator
 
 import grpc
 import httpx
 import numpy as np
 import pytest
-import pytest_asyncio
 import tritonclient.grpc as triton
 
 from mesh.pb import inference_pb2 as oip
-from mesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from mesh.text_inference import read_text_output
 from tests.integration.gateway_node_servicer import WORDS, text_of
-from tests.integration.gateway_rig import Rig, open_rig
+from tests.integration.gateway_rig import Rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATH = "/v2/models/smollm2"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared() -> AsyncIterator[Rig]:
-    async with open_rig() as opened:
-        yield opened
-
-
-@pytest.fixture
-def rig(shared: Rig) -> Rig:
-    shared.reset()
-    return shared
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def stub(rig: Rig) -> AsyncIterator[GRPCInferenceServiceStub]:
-    async with grpc.aio.insecure_channel(rig.grpc) as channel:
-        yield GRPCInferenceServiceStub(channel)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{rig.http}") as opened:
-        yield opened
 
 
 def request(text: str, name: str = "r-1", model: str = "smollm2") -> oip.ModelInferRequest:
@@ -60,7 +33,7 @@ def events_of(answer: httpx.Response) -> list[dict]:
     return [json.loads(each.removeprefix("data: ")) for each in frames]
 
 
-async def test_a_stream_brings_pieces_and_what_they_took(rig: Rig, stub) -> None:
+async def test_a_stream_brings_pieces_and_what_they_took(gateway: Rig, stub) -> None:
     responses = [each.infer_response async for each in stub.ModelStreamInfer(iter([request("Hi")]))]
     assert "".join(map(read_text_output, responses)) == text_of()
     assert len(responses) == WORDS + 1
@@ -70,16 +43,16 @@ async def test_a_stream_brings_pieces_and_what_they_took(rig: Rig, stub) -> None
     assert last.parameters["completion_tokens"].int64_param == WORDS
     assert last.parameters["finish_reason"].string_param == "stop"
     assert {(each.id, each.model_version) for each in responses} == {("r-1", "1")}
-    assert "x-ringmesh-affinity" in rig.node.metadata[-1]
+    assert "x-ringmesh-affinity" in gateway.node.metadata[-1]
 
 
-async def test_a_stream_outlives_the_node_that_dies(rig: Rig, stub) -> None:
-    rig.node.deaths = [5]
+async def test_a_stream_outlives_the_node_that_dies(gateway: Rig, stub) -> None:
+    gateway.node.deaths = [5]
     responses = [each.infer_response async for each in stub.ModelStreamInfer(iter([request("Hi")]))]
     assert "".join(map(read_text_output, responses)) == text_of()
 
 
-async def test_a_whole_answer_is_the_streams_text_by_the_same_route(rig: Rig, stub) -> None:
+async def test_a_whole_answer_is_the_streams_text_by_the_same_route(gateway: Rig, stub) -> None:
     responses = [each.infer_response async for each in stub.ModelStreamInfer(iter([request("Hi")]))]
     call = stub.ModelInfer(request("Hi"))
     whole = await call
@@ -90,37 +63,39 @@ async def test_a_whole_answer_is_the_streams_text_by_the_same_route(rig: Rig, st
     assert facts["finish_reason"].string_param == "stop"
     assert "triton_final_response" not in facts
     assert dict(await call.initial_metadata())["x-ringmesh-node"] == "node-1"
-    streamed, asked = (each["x-ringmesh-affinity"] for each in rig.node.metadata)
+    streamed, asked = (each["x-ringmesh-affinity"] for each in gateway.node.metadata)
     assert asked == streamed
 
 
-async def test_a_whole_answer_outlives_the_node_that_dies(rig: Rig, stub, http) -> None:
-    rig.node.deaths = [5]
+async def test_a_whole_answer_outlives_the_node_that_dies(gateway: Rig, stub, http) -> None:
+    gateway.node.deaths = [5]
     assert read_text_output(await stub.ModelInfer(request("Hi"))) == text_of()
-    assert list(rig.node.generations[-1].resume_token_ids) == list(range(5))
-    rig.node.deaths = [3]
+    assert list(gateway.node.generations[-1].resume_token_ids) == list(range(5))
+    gateway.node.deaths = [3]
     tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["Hi"]}
     answer = await http.post(f"{PATH}/infer", json={"inputs": [tensor]})
     assert answer.json()["outputs"][0]["data"] == [text_of()]
 
 
-async def test_leaving_a_whole_answer_frees_the_node(rig: Rig, stub) -> None:
+async def test_leaving_a_whole_answer_frees_the_node(gateway: Rig, stub) -> None:
     call = stub.ModelInfer(request("stall"))
     async with asyncio.timeout(5):
-        await rig.node.stalled.wait()
+        await gateway.node.stalled.wait()
         call.cancel()
-        await rig.node.cancelled.wait()
+        await gateway.node.cancelled.wait()
 
 
 @pytest.mark.parametrize(("level", "priority"), [(0, 0), (1, -1), (2, 0), (5, 3)])
-async def test_a_priority_reaches_the_scheduler(rig: Rig, stub, level: int, priority: int) -> None:
+async def test_a_priority_reaches_the_scheduler(
+    gateway: Rig, stub, level: int, priority: int
+) -> None:
     asked = request("Hi")
     asked.parameters["priority"].uint64_param = level
     await stub.ModelInfer(asked)
-    assert rig.node.generations[-1].priority == priority
+    assert gateway.node.generations[-1].priority == priority
 
 
-async def test_failures_stand_in_the_stream_and_end_nothing(rig: Rig, stub) -> None:
+async def test_failures_stand_in_the_stream_and_end_nothing(gateway: Rig, stub) -> None:
     wrong = request("Hi", "wrong")
     wrong.parameters["priority"].uint64_param = 101
     refused = request("Hi", "refused")
@@ -142,29 +117,29 @@ async def test_a_stream_may_ask_for_real_errors(stub) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_leaving_a_stream_frees_the_node(rig: Rig, stub) -> None:
+async def test_leaving_a_stream_frees_the_node(gateway: Rig, stub) -> None:
     call = stub.ModelStreamInfer()
     await call.write(request("stall"))
     async with asyncio.timeout(5):
-        await rig.node.stalled.wait()
+        await gateway.node.stalled.wait()
         call.cancel()
-        await rig.node.cancelled.wait()
+        await gateway.node.cancelled.wait()
 
 
-async def test_a_timeout_ends_a_generation_in_the_stream(rig: Rig, stub) -> None:
+async def test_a_timeout_ends_a_generation_in_the_stream(gateway: Rig, stub) -> None:
     stalled = request("stall")
     stalled.parameters["timeout"].int64_param = 100_000
     responses = [each async for each in stub.ModelStreamInfer(iter([stalled]))]
     assert "did not answer within" in responses[-1].error_message
 
 
-async def test_the_callback_client_streams(rig: Rig) -> None:
+async def test_the_callback_client_streams(gateway: Rig) -> None:
     got: queue.Queue = queue.Queue()
 
     def talk() -> list:
         tensor = triton.InferInput("text_input", [1], "BYTES")
         tensor.set_data_from_numpy(np.array([b"Hi"], dtype=np.object_))
-        with triton.InferenceServerClient(rig.grpc) as client:
+        with triton.InferenceServerClient(gateway.grpc) as client:
             client.start_stream(lambda result, error: got.put((result, error)))
             for _ in range(2):
                 client.async_stream_infer("smollm2", [tensor], enable_empty_final_response=True)
@@ -196,11 +171,11 @@ async def test_generate_answers_with_the_whole_text(http, path: str) -> None:
     }
 
 
-async def test_keys_beside_the_text_are_parameters(rig: Rig, http) -> None:
+async def test_keys_beside_the_text_are_parameters(gateway: Rig, http) -> None:
     body = {"text_input": "Hi", "max_tokens": 3, "parameters": {"seed": 7, "top_p": 0.5}}
     answer = await http.post(f"{PATH}/generate", json=body)
     assert answer.json()["text_output"] == text_of(3)
-    (asked,) = rig.node.generations
+    (asked,) = gateway.node.generations
     assert (asked.model_name, asked.text) == ("smollm2", "Hi")
     assert (asked.max_tokens, asked.sampling.seed, asked.sampling.top_p) == (3, 7, 0.5)
 
@@ -215,19 +190,19 @@ async def test_generate_stream_brings_an_event_per_piece(http) -> None:
     assert "finish_reason" not in events[0]
 
 
-async def test_an_error_in_the_stream_is_its_last_event(rig: Rig, http) -> None:
-    rig.node.deaths = [2, 2, 2]
+async def test_an_error_in_the_stream_is_its_last_event(gateway: Rig, http) -> None:
+    gateway.node.deaths = [2, 2, 2]
     events = events_of(await http.post(f"{PATH}/generate_stream", json={"text_input": "Hi"}))
     assert "smollm2" in events[-1]["error"]
     assert "".join(each["text_output"] for each in events[:-1]) == text_of(6)
 
 
-async def test_leaving_generate_stream_frees_the_node(rig: Rig, http) -> None:
+async def test_leaving_generate_stream_frees_the_node(gateway: Rig, http) -> None:
     body = {"text_input": "stall"}
     async with asyncio.timeout(5), http.stream("POST", f"{PATH}/generate_stream", json=body):
-        await rig.node.stalled.wait()
+        await gateway.node.stalled.wait()
     async with asyncio.timeout(5):
-        await rig.node.cancelled.wait()
+        await gateway.node.cancelled.wait()
 
 
 REFUSED = [
