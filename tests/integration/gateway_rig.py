@@ -83,6 +83,29 @@ class Rig:
 
 
 @asynccontextmanager
+async def open_gateway(
+    watch: DirectoryWatch, options: GatewaySettings, telemetry: Telemetry
+) -> AsyncIterator[tuple[str, str]]:
+    """The gateway's two listeners, over whatever it is told of; yields where they listen."""
+    async with AsyncExitStack() as stack:
+        channel = await stack.enter_async_context(open_channel(options.mesh_address, telemetry))
+        front = make_front(watch, channel, options, telemetry)
+        served = await stack.enter_async_context(
+            serve(
+                listen="127.0.0.1:0",
+                services=front.grpc,
+                telemetry=telemetry,
+                implementation=options.grpc_server,
+                drain_timeout_s=0.2,
+            )
+        )
+        port = await stack.enter_async_context(
+            serve_http(front.http, listen="127.0.0.1:0", drain_timeout_s=1)
+        )
+        yield f"127.0.0.1:{served.port}", f"127.0.0.1:{port}"
+
+
+@asynccontextmanager
 async def open_rig(*, telemetry: Telemetry | None = None, **settings) -> AsyncIterator[Rig]:
     node = ScriptedNode()
     watch = make_watch()
@@ -108,18 +131,5 @@ async def open_rig(*, telemetry: Telemetry | None = None, **settings) -> AsyncIt
             max_body_bytes=MAX_BODY_BYTES,
             **settings,
         )
-        channel = await stack.enter_async_context(open_channel(options.mesh_address, telemetry))
-        front = make_front(watch, channel, options, telemetry)
-        gateway = await stack.enter_async_context(
-            serve(
-                listen="127.0.0.1:0",
-                services=front.grpc,
-                telemetry=telemetry,
-                implementation=options.grpc_server,
-                drain_timeout_s=0.2,
-            )
-        )
-        port = await stack.enter_async_context(
-            serve_http(front.http, listen="127.0.0.1:0", drain_timeout_s=1)
-        )
-        yield Rig(node, watch, f"127.0.0.1:{gateway.port}", f"127.0.0.1:{port}", served.port)
+        grpc, http = await stack.enter_async_context(open_gateway(watch, options, telemetry))
+        yield Rig(node, watch, grpc, http, served.port)

@@ -10,16 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from mesh.catalog import Instance, KvEntry
-from mesh.channel import open_channel
 from mesh.deployment import DEPLOYMENTS_PREFIX, Deployment, TargetSpec
 from mesh.manifest import Format, Manifest, Task
-from mesh.server import serve
 from services.gateway.directory_watch import DirectoryWatch
-from services.gateway.front import make_front
-from services.gateway.http.server import serve_http
 from services.gateway.settings import GatewaySettings
 from services.inference.models.table import LoadedModel
-from tests.integration.gateway_rig import make_telemetry
+from tests.integration.gateway_rig import make_telemetry, open_gateway
 from tests.integration.node_rig import NodeRig, open_node, spec_of
 
 
@@ -65,23 +61,10 @@ async def open_lanes(*models: tuple[LoadedModel, Task, Format]) -> AsyncIterator
     """A node that holds these models, and a gateway that knows of them."""
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(open_node([model for model, _, _ in models]))
-        telemetry = make_telemetry()
         options = GatewaySettings(mesh_address=node.address)
         watch = watch_of(
             [deployment_of(*each) for each in models], int(node.address.rpartition(":")[2])
         )
-        channel = await stack.enter_async_context(open_channel(node.address, telemetry))
-        front = make_front(watch, channel, options, telemetry)
-        gateway = await stack.enter_async_context(
-            serve(
-                listen="127.0.0.1:0",
-                services=front.grpc,
-                telemetry=telemetry,
-                implementation=options.grpc_server,
-                drain_timeout_s=0.2,
-            )
-        )
-        port = await stack.enter_async_context(
-            serve_http(front.http, listen="127.0.0.1:0", drain_timeout_s=1)
-        )
-        yield Lanes(node, f"127.0.0.1:{gateway.port}", f"127.0.0.1:{port}")
+        listeners = open_gateway(watch, options, make_telemetry())
+        gateway, http = await stack.enter_async_context(listeners)
+        yield Lanes(node, gateway, http)
