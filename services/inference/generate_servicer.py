@@ -65,7 +65,12 @@ class NodeServicer:
             statistics.measure_decoupled() as measured,
             contextlib.closing(PhaseSpans(self._tracer)) as phases,
         ):
-            asked = read_request(request, remaining_s(context), session_of(context))
+            asked = read_request(
+                request,
+                context_tokens=model.context_tokens,
+                timeout_s=remaining_s(context),
+                session=session_of(context),
+            )
             responses = measured.responses
             async with contextlib.aclosing(model.generate(asked)) as events:
                 async for event in events:

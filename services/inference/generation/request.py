@@ -1,22 +1,31 @@
-"""A `GenerateRequest` as the model takes it. Pure; what fields may hold is the model's to say."""
+"""A `GenerateRequest` as the model takes it. Pure; what fields may hold is the model's to say.
+
+But how long lists may be is looked at here, before anything is done for each of their elements: a
+message of the largest size holds tens of millions, and the event loop is everybody's.
+"""
 
 from __future__ import annotations
 
 from mesh.errors import InvalidArgument
 from mesh.pb import node_pb2
 from services.inference.llm.chat_template import ChatMessage
-from services.inference.llm.constraint import Constraint, ConstraintKind
-from services.inference.llm.request import GenerationRequest, SamplingRequest
+from services.inference.llm.constraint import LARGEST_CHOICES, Constraint, ConstraintKind
+from services.inference.llm.request import LARGEST_STOP_COUNT, GenerationRequest, SamplingRequest
 
 
 def read_request(
-    message: node_pb2.GenerateRequest, timeout_s: float | None, session: str | None
+    message: node_pb2.GenerateRequest,
+    *,
+    context_tokens: int,
+    timeout_s: float | None,
+    session: str | None,
 ) -> GenerationRequest:
-    """What the message asks for.
+    """What the message asks of a model with such a context.
 
     Raises:
-        InvalidArgument: it asks for nothing.
+        InvalidArgument: it has no prompt, or one that cannot fit.
     """
+    _check_sizes(message, context_tokens)
     return GenerationRequest(
         prompt=_prompt(message),
         sampling=_sampling(message.sampling),
@@ -30,6 +39,19 @@ def read_request(
         priority=message.priority,
         constraint=_constraint(message),
     )
+
+
+def _check_sizes(message: node_pb2.GenerateRequest, context_tokens: int) -> None:
+    sizes = (
+        ("prompt", "token ids", len(message.token_ids.ids), context_tokens),
+        ("prompt", "messages", len(message.chat.messages), context_tokens),
+        ("resume_token_ids", "token ids", len(message.resume_token_ids), context_tokens),
+        ("stop", "stop strings", len(message.stop), LARGEST_STOP_COUNT),
+        ("choice", "texts", len(message.choice.texts), LARGEST_CHOICES),
+    )
+    for field, what, size, most in sizes:
+        if size > most:
+            raise InvalidArgument(f"{field}: {size} {what} are too many; {most} fit", field=field)
 
 
 def _constraint(message: node_pb2.GenerateRequest) -> Constraint | None:

@@ -166,9 +166,9 @@ class LoadedLanguageModel:
         seed = secrets.randbelow(_LARGEST_SEED)
         sampling = decide_sampling(request.sampling, self._rules.sampling, seed)
         prompt = await self._prompt(request)
-        self._check_ids(request.resume_token_ids, "resume_token_ids")
-        matcher = await self._matcher(request)
         room = self.context_tokens - len(prompt)
+        self._check_resumed(request.resume_token_ids, room)
+        matcher = await self._matcher(request)
         return Task(
             prompt=prompt,
             resumed=request.resume_token_ids,
@@ -197,6 +197,7 @@ class LoadedLanguageModel:
             raise InvalidArgument("the prompt is empty", field="prompt")
         elif isinstance(request.prompt[0], int):
             prompt = request.prompt
+            self._check_length(len(prompt))  # first: what cannot fit is not looked at one by one
             self._check_ids(prompt, "prompt")
         else:
             prompt = await self._encode(self._template.render(request.prompt))
@@ -218,6 +219,15 @@ class LoadedLanguageModel:
         if self._rules.add_bos and self._rules.bos_id is not None:
             return (self._rules.bos_id, *ids)
         return ids
+
+    def _check_resumed(self, ids: tuple[int, ...], room: int) -> None:
+        if len(ids) > room:
+            raise InvalidArgument(
+                f"resume_token_ids has {len(ids)} tokens; behind the prompt, the context of "
+                f"{self.name} takes {room}",
+                field="resume_token_ids",
+            )
+        self._check_ids(ids, "resume_token_ids")
 
     def _check_ids(self, ids: tuple[int, ...], field: str) -> None:
         wrong = next((i for i in ids if not 0 <= i < len(self.vocabulary)), None)
