@@ -14,6 +14,7 @@ from mesh.deployment import DEPLOYMENTS_PREFIX, Deployment, TargetSpec
 from mesh.manifest import Format, Manifest, Task
 from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.settings import GatewaySettings
+from services.inference.models.identity import open_identity
 from services.inference.models.table import LoadedModel
 from tests.integration.gateway_rig import make_telemetry, open_gateway
 from tests.integration.node_rig import NodeRig, open_node, spec_of
@@ -54,6 +55,11 @@ def watch_of(deployments: Sequence[Deployment], port: int) -> DirectoryWatch:
     tags = frozenset(f"{each.model}@{version}" for each in deployments for version in each.versions)
     watch.take_instances((Instance("inference-a", "inference", "127.0.0.1", port, tags),))
     return watch
+
+
+def open_identity_model() -> LoadedModel:
+    """The built-in model, which returns what it gets."""
+    return open_identity(spec_of(Manifest(name="identity", task="tensor", format="identity")))
 
 
 @asynccontextmanager

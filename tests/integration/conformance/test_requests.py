@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -16,19 +15,14 @@ import tritonclient.http.aio as triton_http
 from tritonclient.utils import InferenceServerException
 
 from mesh.errors import error_from_rpc
-from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
-from mesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from services.gateway.oip.config_json import message_to_json
-from services.inference.models.identity import open_identity
 from services.inference.models.tensor_model import Signature, TensorSpec
 from tests.integration.echo_model import EchoModel
-from tests.integration.node_rig import spec_of
-from tests.integration.oip_rig import Lanes, open_lanes
+from tests.integration.oip_rig import Lanes, open_identity_model, open_lanes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-IDENTITY = Manifest(name="identity", task="tensor", format="identity")
 SCORES = Signature(
     platform="echo",
     inputs=(TensorSpec("x", "FP32", (-1, 3)),),
@@ -50,37 +44,8 @@ async def scores() -> EchoModel:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def lanes(scores: EchoModel) -> AsyncIterator[Lanes]:
-    models = (scores, EchoModel("text", TEXT), open_identity(spec_of(IDENTITY)))
+    models = (scores, EchoModel("text", TEXT), open_identity_model())
     async with open_lanes(*((model, "tensor", "identity") for model in models)) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["node", "gateway"])
-async def address(request: pytest.FixtureRequest, lanes: Lanes) -> str:
-    return lanes.grpc(request.param)
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def client(address: str) -> AsyncIterator[triton.InferenceServerClient]:
-    async with triton.InferenceServerClient(address) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stub(address: str) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(address) as channel:
-        yield GRPCInferenceServiceStub(channel)
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def rest(lanes: Lanes) -> AsyncIterator[triton_http.InferenceServerClient]:
-    async with triton_http.InferenceServerClient(lanes.http) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def http(lanes: Lanes) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{lanes.http}") as opened:
         yield opened
 
 

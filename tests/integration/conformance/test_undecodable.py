@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import grpc
 import pytest
-import pytest_asyncio
 
 from mesh.errors import InvalidArgument, error_from_rpc
-from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.models.identity import open_identity
-from tests.integration.node_rig import spec_of
-from tests.integration.oip_rig import Lanes, open_lanes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-IDENTITY = Manifest(name="identity", task="tensor", format="identity")
 SERVICE = "/inference.GRPCInferenceService"
 GARBAGE = [
     b"\xff",
@@ -27,18 +19,6 @@ GARBAGE = [
     bytes([0x0B]) * 200,  # groups that nobody closes
 ]
 UNARY = ("ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def lanes() -> AsyncIterator[Lanes]:
-    async with open_lanes((open_identity(spec_of(IDENTITY)), "tensor", "identity")) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["node", "gateway"])
-async def channel(request: pytest.FixtureRequest, lanes: Lanes) -> AsyncIterator[grpc.aio.Channel]:
-    async with grpc.aio.insecure_channel(lanes.grpc(request.param)) as opened:
-        yield opened
 
 
 def assert_refused(error: grpc.aio.AioRpcError) -> None:

@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 import tritonclient.http.aio as triton
 
-from mesh.manifest import Manifest
 from mesh.tensor import DATATYPES
-from services.inference.models.identity import open_identity
 from tests.integration.conformance_table import CASES, VECTORS, Case
-from tests.integration.node_rig import spec_of
-from tests.integration.oip_rig import Lanes, open_lanes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-IDENTITY = Manifest(name="identity", task="tensor", format="identity")
 PATH = "/v2/models/identity/infer"
 JSON_CASES = [case for case in CASES if case.is_json]
 NOT_JSON = [case for case in CASES if not case.is_json]
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def lanes() -> AsyncIterator[Lanes]:
-    async with open_lanes((open_identity(spec_of(IDENTITY)), "tensor", "identity")) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def client(lanes: Lanes) -> AsyncIterator[triton.InferenceServerClient]:
-    async with triton.InferenceServerClient(lanes.http) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def http(lanes: Lanes) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{lanes.http}") as opened:
-        yield opened
 
 
 def tensor_of(name: str, case: Case, *, binary: bool = True) -> triton.InferInput:
@@ -72,8 +48,8 @@ def binary_output(answer: httpx.Response) -> tuple[dict[str, Any], bytes]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-async def test_binary_tensors_come_back_to_the_bit(client, case: Case) -> None:
-    result = await client.infer("identity", [tensor_of("x", case)], request_id="r-1")
+async def test_binary_tensors_come_back_to_the_bit(rest, case: Case) -> None:
+    result = await rest.infer("identity", [tensor_of("x", case)], request_id="r-1")
     output = result.get_output("x")
     assert (output["datatype"], output["shape"]) == (case.datatype, list(case.shape))
     assert output["parameters"] == {"binary_data_size": len(case.raw)}
@@ -101,24 +77,24 @@ async def test_json_in_and_binary_out_are_the_same_tensor(http, case: Case) -> N
 
 
 @pytest.mark.parametrize("case", JSON_CASES, ids=str)
-async def test_binary_in_and_json_out_are_the_same_tensor(client, case: Case) -> None:
+async def test_binary_in_and_json_out_are_the_same_tensor(rest, case: Case) -> None:
     outputs = [triton.InferRequestedOutput("x", binary_data=False)]
-    result = await client.infer("identity", [tensor_of("x", case)], outputs=outputs)
+    result = await rest.infer("identity", [tensor_of("x", case)], outputs=outputs)
     assert result.get_output("x") == document(case)
 
 
 @pytest.mark.parametrize("case", NOT_JSON, ids=str)
-async def test_bytes_that_are_no_text_need_the_binary_form(client, case: Case) -> None:
+async def test_bytes_that_are_no_text_need_the_binary_form(rest, case: Case) -> None:
     outputs = [triton.InferRequestedOutput("x", binary_data=False)]
     with pytest.raises(Exception, match=r"outputs\.x.*not UTF-8") as caught:
-        await client.infer("identity", [tensor_of("x", case)], outputs=outputs)
+        await rest.infer("identity", [tensor_of("x", case)], outputs=outputs)
     assert caught.value.status() == "400"
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 @pytest.mark.parametrize("case", VECTORS, ids=str)
-async def test_compression_goes_both_ways(client, case: Case, algorithm: str) -> None:
-    result = await client.infer(
+async def test_compression_goes_both_ways(rest, case: Case, algorithm: str) -> None:
+    result = await rest.infer(
         "identity",
         [tensor_of("x", case)],
         request_compression_algorithm=algorithm,
@@ -127,12 +103,12 @@ async def test_compression_goes_both_ways(client, case: Case, algorithm: str) ->
     assert result._buffer == case.raw
 
 
-async def test_forms_mix_within_a_request_and_within_an_answer(client) -> None:
+async def test_forms_mix_within_a_request_and_within_an_answer(rest) -> None:
     cases = {case.datatype: case for case in VECTORS if case.is_json}
     in_json = {"INT8", "FP64", "BOOL"}
     inputs = [tensor_of(n, case, binary=n not in in_json) for n, case in cases.items()]
     outputs = [triton.InferRequestedOutput(n, binary_data=n in in_json) for n in reversed(cases)]
-    result = await client.infer("identity", inputs, outputs=outputs)
+    result = await rest.infer("identity", inputs, outputs=outputs)
     assert [each["name"] for each in result.get_response()["outputs"]] == list(reversed(cases))
     for name, case in cases.items():
         if name in in_json:

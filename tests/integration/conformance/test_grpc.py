@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 import grpc
 import numpy as np
 import pytest
-import pytest_asyncio
 import tritonclient.grpc.aio as triton
 
 from mesh.errors import InvalidArgument, error_from_rpc
-from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
-from mesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from mesh.tensor import DATATYPES
-from services.inference.models.identity import open_identity
 from tests.integration.conformance_table import CASES, NOT_FINITE, VECTORS, Case
-from tests.integration.node_rig import spec_of
-from tests.integration.oip_rig import Lanes, open_lanes
+from tests.integration.oip_rig import Lanes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-IDENTITY = Manifest(name="identity", task="tensor", format="identity")
 TYPED = [case for case in CASES if DATATYPES[case.datatype].contents_field]
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def lanes() -> AsyncIterator[Lanes]:
-    async with open_lanes((open_identity(spec_of(IDENTITY)), "tensor", "identity")) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["node", "gateway"])
-async def address(request: pytest.FixtureRequest, lanes: Lanes) -> str:
-    return lanes.grpc(request.param)
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def client(address: str) -> AsyncIterator[triton.InferenceServerClient]:
-    async with triton.InferenceServerClient(address) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stub(address: str) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(address) as channel:
-        yield GRPCInferenceServiceStub(channel)
 
 
 def tensor_of(name: str, case: Case) -> triton.InferInput:

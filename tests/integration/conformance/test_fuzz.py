@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import grpc
 import httpx
 import pytest
-import pytest_asyncio
 
-from mesh.manifest import Manifest
 from mesh.pb import inference_pb2 as oip
-from services.inference.models.identity import open_identity
 from tests.integration.conformance_table import VECTORS, Case
-from tests.integration.node_rig import spec_of
-from tests.integration.oip_rig import Lanes, open_lanes
+from tests.integration.oip_rig import Lanes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-IDENTITY = Manifest(name="identity", task="tensor", format="identity")
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PATH = "/v2/models/identity/infer"
 ROUNDS = 250
@@ -32,12 +27,6 @@ ANSWERS = {
     grpc.StatusCode.DEADLINE_EXCEEDED,  # a timeout of a microsecond is one
 }
 STATUSES = {200, 400, 404, 501, 504}
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def lanes() -> AsyncIterator[Lanes]:
-    async with open_lanes((open_identity(spec_of(IDENTITY)), "tensor", "identity")) as opened:
-        yield opened
 
 
 def message(case: Case) -> bytes:
