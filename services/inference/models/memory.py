@@ -4,6 +4,7 @@ A version reserves what it needs before anything of it is loaded, and gives it b
 If there is too little, versions that may be paged and that nobody is using are asked to leave, the
 longest unused first. If that is not enough either, the version is refused with the figures; one
 that a caller waits for stays in line instead, as long as somebody it could replace is only busy.
+Nobody is busy for ever: a turn in memory ends when somebody has waited for long enough.
 
 Who has to go is a pure function. This knows figures only: how a version leaves is its own affair.
 """
@@ -11,12 +12,17 @@ Who has to go is a pure function. This knows figures only: how a version leaves 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from mesh.errors import Unavailable
 from services.inference.models.table import Key, Usage
 
+TURN_S = 2.0
+"""A busy version goes when another has waited so long, and it has been there for so long itself, or
+for as long as its coming took: no more than half of the time goes into loading."""
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _STEP = 1000
 
@@ -35,21 +41,23 @@ class Share:
     held_bytes: int
     may_page: bool = False
     usage: Usage = field(default_factory=Usage)
+    is_due: bool = False
+    """Whether its turn is over, so that it goes although it is busy."""
 
     @property
     def can_leave(self) -> bool:
-        """Whether nobody would miss it just now."""
-        return self.may_page and self.usage.is_idle
+        """Whether nobody would miss it just now, or has to."""
+        return self.may_page and (self.usage.is_idle or self.is_due)
 
 
 def make_room(
     needs_bytes: int, budget_bytes: int, shares: Iterable[Share]
 ) -> tuple[Key, ...] | None:
-    """Who has to leave, the longest unused first; None if it is not enough even so."""
+    """Who has to leave, the longest unused first and the busy last; None if it is not enough."""
     shares = tuple(shares)
     lacking = needs_bytes - (budget_bytes - sum(share.held_bytes for share in shares))
     leaving: list[Key] = []
-    for share in sorted(filter(_can_leave, shares), key=lambda share: share.usage.last_used_s):
+    for share in sorted(filter(_can_leave, shares), key=_order):
         if lacking <= 0:
             break
         leaving.append(share.key)
@@ -59,6 +67,15 @@ def make_room(
 
 def _can_leave(share: Share) -> bool:
     return share.can_leave and share.held_bytes > 0
+
+
+def _order(share: Share) -> tuple[bool, float]:
+    return not share.usage.is_idle, share.usage.last_used_s
+
+
+def turn_ends_s(waits_since_s: float, came_s: float, took_s: float) -> float:
+    """When a version that came so long ago has to go for one that has waited so long."""
+    return max(waits_since_s + TURN_S, came_s + max(TURN_S, took_s))
 
 
 def could_fit(needs_bytes: int, budget_bytes: int, shares: Iterable[Share]) -> bool:
@@ -96,19 +113,45 @@ class _Holder:
     held_bytes: int
     may_page: Callable[[], bool]
     page_out: Callable[[str], None]
-    is_settled: bool = False
+    began_s: float
+    came_s: float | None = None
     is_leaving: bool = False
+    has_to_go: bool = False
+
+    @property
+    def is_settled(self) -> bool:
+        return self.came_s is not None
+
+    def turn_ends_s(self, waits_since_s: float) -> float:
+        if self.came_s is None:
+            return float("inf")
+        return turn_ends_s(waits_since_s, self.came_s, self.came_s - self.began_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Applicant:
+    """Who wants memory, and since when if it waits for it."""
+
+    key: Key
+    needs_bytes: int
+    may_page: Callable[[], bool]
+    waits_since_s: float | None
 
 
 class Memory:
     """The budget of one node; `budget_bytes` None means that nobody counts."""
 
     def __init__(
-        self, budget_bytes: int | None = None, usage: Callable[[Key], Usage] | None = None
+        self,
+        budget_bytes: int | None = None,
+        usage: Callable[[Key], Usage] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget_bytes = budget_bytes
         self._usage = usage or (lambda _key: Usage())
+        self._clock = clock
         self._holders: dict[Key, _Holder] = {}
+        self._line: dict[Key, _Applicant] = {}
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -129,21 +172,31 @@ class Memory:
         Raises:
             DoesNotFit: it is not, and with `waits`, it could not be if nobody were busy.
         """
+        since_s = self._clock() if waits else None
+        applicant = _Applicant(key, needs_bytes, may_page, since_s)
         if self.budget_bytes is not None:
-            while not self._has_room(key, needs_bytes, self.budget_bytes, waits=waits):
-                await self._changed.wait()
-        self._holders[key] = _Holder(needs_bytes, may_page, page_out)
+            with self._in_line(applicant):
+                while not self._has_room(applicant, self.budget_bytes):
+                    await self._wait(applicant)
+        self._holders[key] = _Holder(needs_bytes, may_page, page_out, self._clock())
 
     def settle(self, key: Key, held_bytes: int) -> None:
         """The version is loaded, and this is what it takes."""
         holder = self._holders[key]
-        holder.held_bytes, holder.is_settled = held_bytes, True
+        holder.held_bytes, holder.came_s = held_bytes, self._clock()
         self.notify()
 
-    def stay(self, key: Key) -> None:
-        """The version was asked to leave, and is in use again: others have to go, or to wait."""
-        self._holders[key].is_leaving = False
+    def stay(self, key: Key) -> bool:
+        """The version was asked to leave, and is in use again: whether it may stay for now.
+
+        Then others have to go, or to wait.
+        """
+        holder = self._holders[key]
+        if holder.has_to_go:
+            return False
+        holder.is_leaving = False
         self.notify()
+        return True
 
     def release(self, key: Key) -> None:
         """The version is gone from memory; again and again, if you like."""
@@ -155,31 +208,74 @@ class Memory:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _has_room(self, key: Key, needs_bytes: int, budget_bytes: int, *, waits: bool) -> bool:
+    @contextmanager
+    def _in_line(self, applicant: _Applicant) -> Iterator[None]:
+        if applicant.waits_since_s is not None:
+            self._line[applicant.key] = applicant
+        try:
+            yield
+        finally:
+            self._line.pop(applicant.key, None)
+            self.notify()
+
+    def _ahead(self, applicant: _Applicant) -> list[Share]:
+        """Those who were in line before: what they wait for counts as theirs."""
+        ahead = []
+        if applicant.waits_since_s is not None:
+            for each in self._line.values():
+                if each is applicant:
+                    break
+                ahead.append(Share(each.key, each.needs_bytes))
+        return ahead
+
+    async def _wait(self, applicant: _Applicant) -> None:
+        """Until something has changed, or somebody's turn is over."""
+        now_s, since_s = self._clock(), applicant.waits_since_s
+        ends = [] if since_s is None else [h.turn_ends_s(since_s) for h in self._holders.values()]
+        next_s = min((end for end in ends if end > now_s), default=now_s + TURN_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(next_s - now_s):
+                await self._changed.wait()
+
+    def _has_room(self, applicant: _Applicant, budget_bytes: int) -> bool:
         """Whether there is room now; if not, somebody has been asked to leave, or has to end work.
 
         Raises:
             DoesNotFit: waiting is of no use.
         """
-        shares = [self._share(*each) for each in self._holders.items() if each[0] != key]
-        if make_room(needs_bytes, budget_bytes, shares) == ():
+        key, needs_bytes = applicant.key, applicant.needs_bytes
+        shares = [self._share(*each, applicant) for each in self._holders.items() if each[0] != key]
+        ahead = self._ahead(applicant)
+        if make_room(needs_bytes, budget_bytes, shares + ahead) == ():
             return True
         # Those on their way out count as gone: nobody else need go for their room.
         going = {other for other, holder in self._holders.items() if holder.is_leaving}
-        leaving = make_room(
-            needs_bytes, budget_bytes, (share for share in shares if share.key not in going)
-        )
+        staying = [share for share in shares if share.key not in going]
+        leaving = make_room(needs_bytes, budget_bytes, staying + ahead)
         if leaving is None:
-            if waits and could_fit(needs_bytes, budget_bytes, shares):
+            if applicant.waits_since_s is not None and could_fit(needs_bytes, budget_bytes, shares):
                 return False
             raise DoesNotFit(refusal(key, needs_bytes, budget_bytes, shares))
-        for other in leaving:
-            self._holders[other].is_leaving = True
-            self._holders[other].page_out(f"paged out to make room for {reference(key)}")
+        for share in staying:
+            if share.key in leaving:
+                self._ask_to_leave(share, f"paged out to make room for {reference(key)}")
         return False
 
-    def _share(self, key: Key, holder: _Holder) -> Share:
+    def _ask_to_leave(self, share: Share, reason: str) -> None:
+        holder = self._holders[share.key]
+        holder.is_leaving, holder.has_to_go = True, share.is_due
+        holder.page_out(reason)
+
+    def _share(self, key: Key, holder: _Holder, applicant: _Applicant) -> Share:
         usage = self._usage(key)
         # One that is still being loaded is wanted by somebody, and cannot leave before it is there.
         usage = replace(usage, is_idle=usage.is_idle and holder.is_settled)
-        return Share(key, holder.held_bytes, holder.may_page(), usage)
+        is_due = self._is_due(holder, applicant)
+        return Share(key, holder.held_bytes, holder.may_page(), usage, is_due)
+
+    def _is_due(self, holder: _Holder, applicant: _Applicant) -> bool:
+        since_s = applicant.waits_since_s
+        if since_s is None or self._clock() < holder.turn_ends_s(since_s):
+            return False
+        # For one whose callers have gone meanwhile, nobody has to interrupt his work.
+        return self._usage(applicant.key).waiting > 0 or not applicant.may_page()

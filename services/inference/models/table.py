@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,10 +74,12 @@ class _Retired:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Whether a version is answering, and when it last was, on the monotonic clock."""
+    """Whether a version is answering, when it last was on the monotonic clock, and who waits."""
 
     is_idle: bool = True
     last_used_s: float = 0.0
+    waiting: int = 0
+    """How many callers wait until it is back in memory."""
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class _Entry:
     users: set[asyncio.Task[Any]] = field(default_factory=set)
     last_used_s: float = 0.0
     is_paged_out: bool = False
+    waiting: int = 0
     demanded: asyncio.Event = field(default_factory=asyncio.Event)
     retired: list[_Retired] = field(default_factory=list)
     changes: Counter[Change] = field(default_factory=Counter)
@@ -136,8 +140,8 @@ class ModelTable:
         try:
             async with asyncio.timeout(timeout_s):
                 while (entry := self._entry(name, version, metadata_version)).is_paged_out:
-                    entry.demanded.set()
-                    await self.wait_for_change()
+                    with _waiting_for(entry):
+                        await self.wait_for_change()
                 return entry
         except TimeoutError:
             text = f"the deadline passed while {name} was being brought back into memory"
@@ -156,7 +160,7 @@ class ModelTable:
     def usage(self, key: Key) -> Usage:
         """Whether a version is answering, and when it last was."""
         entry = self._entries[key]
-        return Usage(not entry.users, entry.last_used_s)
+        return Usage(not entry.users, entry.last_used_s, entry.waiting)
 
     def find(self, name: str, version: str, metadata_version: str | None) -> Any:
         """The same for a look only: the model may go at any time; None if it is paged out."""
@@ -284,6 +288,16 @@ class ModelTable:
         """Closes everything that is still loaded, when the node stops."""
         for key in self._entries:
             await self.unload(key)
+
+
+@contextmanager
+def _waiting_for(entry: _Entry) -> Iterator[None]:
+    entry.waiting += 1
+    entry.demanded.set()
+    try:
+        yield
+    finally:
+        entry.waiting -= 1
 
 
 async def _close(engines: Iterable[LoadedModel]) -> None:

@@ -171,13 +171,12 @@ class VersionLifetime:
             await asyncio.wait(running)
 
     async def _may_leave(self) -> None:
-        """Comes to its end when the version is to leave memory, and nobody is using it."""
+        """Comes to its end when the version is to leave memory; if it is in use, it has to."""
         while await self._leave_memory.wait():
-            if self._table.usage(self.key).is_idle:
+            if self._table.usage(self.key).is_idle or not self._memory.stay(self.key):
                 return
             # Somebody was quicker; nobody else should have to wait for that call's end.
             self._leave_memory.clear()
-            self._memory.stay(self.key)
 
     async def _came_back(self) -> bool:
         """Whether the version is in memory again; if not, it has failed."""
