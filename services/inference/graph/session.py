@@ -35,6 +35,7 @@ VERSION: str = onnxruntime.__version__
 
 _PROCESSOR = Path("/proc/cpuinfo")
 # Errors are raised; a line on stderr for each would be the callers' to write.
+_FLOAT32_ACTIVATIONS = 1
 _LOG_FATAL_ONLY = 4
 _ONNX_BF16 = 16
 
@@ -71,20 +72,28 @@ _ERRORS = (
 
 
 class GraphSession:
-    """A loaded graph; may be run by several threads at once."""
+    """A loaded graph; may be run by several threads at once.
+
+    A product with weights that the graph dequantises becomes one kernel, which rounds activations
+    to int8 as well; not so `as_written`.
+    """
 
     is_concurrent = True
 
-    def __init__(self, graph: Path, settings: BackendSettings) -> None:
+    def __init__(self, graph: Path, settings: BackendSettings, *, as_written: bool = False) -> None:
         # Its other form of attention shares out one row's keys among idle threads, so that the last
         # bits of a row depend on how many rows there are beside it; and it is slower in float32.
         os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "1"
         try:
             self._session = onnxruntime.InferenceSession(
-                str(graph), _options(settings), providers=["CPUExecutionProvider"]
+                str(graph),
+                _options(settings, as_written=as_written),
+                providers=["CPUExecutionProvider"],
             )
         except _ERRORS as error:
-            raise FailedPrecondition(f"{BACKEND} cannot load {graph.name}: {error}") from error
+            # It names the file by its place on this machine, which is nobody else's business.
+            reason = str(error).replace(f"{graph.parent}{os.sep}", "")
+            raise FailedPrecondition(f"{BACKEND} cannot load {graph.name}: {reason}") from error
         self.inputs = tuple(map(_tensor, self._session.get_inputs()))
         self.outputs = tuple(map(_tensor, self._session.get_outputs()))
         self.memory_bytes = graph_bytes(graph)
@@ -161,7 +170,7 @@ def _bits(value: Any) -> Array:
     return np.ctypeslib.as_array(held).reshape(shape).copy()
 
 
-def _options(settings: BackendSettings) -> Any:
+def _options(settings: BackendSettings, *, as_written: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.thread_count
     options.log_severity_level = _LOG_FATAL_ONLY
@@ -171,6 +180,9 @@ def _options(settings: BackendSettings) -> Any:
     # Products of int8 overflow on x86 processors without VNNI, unless ONNX Runtime takes care; on
     # the others that care halves their speed.
     options.add_session_config_entry("session.x64quantprecision", str(int(not _has_vnni())))
+    if as_written:
+        entry = "session.qdq_matmulnbits_accuracy_level", str(_FLOAT32_ACTIVATIONS)
+        options.add_session_config_entry(*entry)
     return options
 
 

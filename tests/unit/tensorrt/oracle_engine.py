@@ -35,7 +35,7 @@ class OracleEngine:
         records_graphs: bool = False,
         tilt: float = 0,
     ) -> None:
-        self.session = GraphSession(graph, BackendSettings(threads=1))
+        self.session = GraphSession(graph, BackendSettings(threads=1), as_written=True)
         self.records_graphs = records_graphs
         self.saved = 0
         self.is_closed = False

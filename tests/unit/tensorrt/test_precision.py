@@ -17,7 +17,7 @@ TURING, AMPERE = Architecture(7, 5), Architecture(8, 0)
         ("fp32", "fp16", AMPERE, "fp16"),
         ("fp32", "fp32", AMPERE, "fp32"),
         ("int8", "auto", AMPERE, "int8-bf16"),
-        ("int8-rows", "fp16", AMPERE, "int8-fp16"),
+        ("int8-blocks", "fp16", AMPERE, "int8-fp16"),
         ("int4", "auto", AMPERE, "int4-bf16"),
     ],
 )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from services.inference.backends.backend import (
     BackendFailed,
@@ -19,7 +21,8 @@ from services.inference.llm.decoder_graph import (
 )
 from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
 from services.inference.llm.slot_backend import SlotBackend
-from services.inference.llm.standard_graph import StandardForm
+from services.inference.llm.standard_graph import StandardForm, WeightForm
+from services.inference.llm.symmetric import Bits, symmetric_blocks
 from tests.unit.tensorrt.host_gpu import HostGpu
 from tests.unit.tensorrt.oracle_engine import OracleEngine
 from tests.unit.tensorrt.toy_decoder import CONFIG, ToyWeights
@@ -102,6 +105,38 @@ def test_the_standard_graph_gives_the_tokens_of_the_cpus_graph(
     expected = greedy(cpu, PROMPTS[:count], 24)
     assert len({tuple(answer) for answer in expected}) == count
     assert greedy(slots, PROMPTS[:count], 24) == expected
+
+
+class Rounded(ToyWeights):
+    """The toy's weights after a rounding of matrices; tokens are looked up in a plain table."""
+
+    def __init__(self, bits: Bits) -> None:
+        self._bits = bits
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        weight = super().weight(name)
+        if weight.ndim == 1 or name == "token_embd.weight":
+            return weight
+        return symmetric_blocks(weight, self._bits).values()
+
+
+@pytest.mark.parametrize(("form", "bits"), [("int8", 8), ("int4", 4)])
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_rounded_weights_give_the_tokens_of_what_they_stand_for(
+    tmp_path: Path, form: WeightForm, bits: Bits, count: int
+) -> None:
+    untied = dataclasses.replace(CONFIG, tied_embeddings=False)
+    shapes = slot_shapes(untied, FP32, slots=SLOTS, context_tokens=CONTEXT)
+    found = []
+    for weights, kept in ((ToyWeights(), StandardForm("fp32", form)), (Rounded(bits), FP32)):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        graph = build_standard_decoder_graph(
+            weights, untied, positions=shapes.positions, form=kept, folder=folder
+        )
+        found.append(greedy(open_slots(graph, shapes), PROMPTS[:count], 24))
+    assert found[0] == found[1]
+    assert len({tuple(answer) for answer in found[0]}) == count
 
 
 def test_a_recorded_run_is_launched_and_one_that_cannot_be_recorded_is_enqueued(
