@@ -75,6 +75,7 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
                 follower = PlacementWatch(node, residence, make_lifetime)
                 watch = tasks.create_task(follower.run(placement))
                 await stop.wait()
+                table.stop_paging()
                 watch.cancel()
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from mesh.errors import DeadlineExceeded
+from mesh.errors import DeadlineExceeded, Unavailable
 from mesh.logs import get_logger
 from services.inference.allocator import give_back
 from services.inference.models.choice import choose_version, requested_version
@@ -104,6 +104,7 @@ class ModelTable:
         self._changed = asyncio.Event()
         self._clock = clock
         self._on_idle: Callable[[], None] = _nothing
+        self._is_stopping = False
 
     def __repr__(self) -> str:
         held = (f"{each.reference} {each.state.name}" for each in self.statuses())
@@ -123,6 +124,7 @@ class ModelTable:
             ModelNotFound: the node has no such model or version.
             ModelNotReady: it has, but cannot answer with it now.
             DeadlineExceeded: it was not back in memory in time.
+            Unavailable: the node stops, and brings nothing back any more.
         """
         entry = self._entry(name, version, metadata_version)
         if entry.is_paged_out:
@@ -140,6 +142,8 @@ class ModelTable:
         try:
             async with asyncio.timeout(timeout_s):
                 while (entry := self._entry(name, version, metadata_version)).is_paged_out:
+                    if self._is_stopping:
+                        raise Unavailable(f"{entry.status.reference} is paged out; the node stops")
                     with _waiting_for(entry):
                         await self.wait_for_change()
                 return entry
@@ -258,6 +262,11 @@ class ModelTable:
         entry = self._entries[key]
         entry.status = replace(entry.status, reason=reason)
         _log.info("model remark", model=entry.status.reference, reason=reason)
+        self._tell()
+
+    def stop_paging(self) -> None:
+        """Refuses those who wait for a version that is paged out, and whoever would: the end."""
+        self._is_stopping = True
         self._tell()
 
     def _tell(self) -> None:

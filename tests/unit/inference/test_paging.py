@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from mesh.deployment import Assignment
-from mesh.errors import DeadlineExceeded, FailedPrecondition, ModelNotReady
+from mesh.errors import DeadlineExceeded, FailedPrecondition, ModelNotReady, Unavailable
 from services.inference.models import version_lifetime
 from services.inference.models.memory import Memory
 from services.inference.models.state import ModelState, ModelStatus
@@ -238,3 +238,19 @@ async def test_a_version_that_is_used_again_before_it_has_left_stays(rig: Rig) -
     assert (rig.status("a-60").reason, rig.opened) == ("", {"a-60": 1})
     await rig.placed("b-60")
     assert rig.status("a-60").reason == "paged out to make room for b-60@1"
+
+
+async def test_a_node_that_stops_refuses_those_who_wait_and_keeps_those_it_answers(
+    rig: Rig,
+) -> None:
+    await rig.placed("a-60")
+    await rig.placed("b-60")
+    async with rig.calling("b-60"):
+        waiting = asyncio.create_task(rig.call("a-60"))  # without a deadline
+        await rig.until(lambda: rig.table.usage(("a-60", 1)).waiting == 1)
+        rig.table.stop_paging()
+        with pytest.raises(Unavailable, match="a-60@1 is paged out; the node stops"):
+            await waiting
+        with pytest.raises(Unavailable, match="the node stops"):
+            await rig.call("a-60")
+        assert (await rig.call("b-60")).name == "b-60"
