@@ -18,14 +18,16 @@ import pytest
 import pytest_asyncio
 
 from mesh.catalog import Catalog
-from mesh.channel import open_channel
-from services.gateway.front import make_front
-from services.gateway.http.server import serve_http
 from services.gateway.settings import GatewaySettings
 from services.inference.backends.backend import BackendFailed, BackendLost
 from tests.integration import controlplane_rig
 from tests.integration.controlplane_rig import open_caller
-from tests.integration.gateway_rig import make_deployment, make_telemetry, make_watch
+from tests.integration.gateway_rig import (
+    make_deployment,
+    make_telemetry,
+    make_watch,
+    open_gateway,
+)
 from tests.integration.toy_node import open_toy_node
 from tests.unit.llm.toy_backend import ToyBackend
 
@@ -75,13 +77,10 @@ async def rig(mesh: controlplane_rig.Rig) -> AsyncIterator[Rig]:
     )
     settings = GatewaySettings(mesh_address=mesh.mesh, resume_attempts=2)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(mesh.mesh, make_telemetry()))
-        front = make_front(watch, channel, settings, make_telemetry())
-        port = await stack.enter_async_context(
-            serve_http(front.http, listen="127.0.0.1:0", drain_timeout_s=1)
-        )
+        opened = open_gateway(watch, settings, make_telemetry())
+        _, address = await stack.enter_async_context(opened)
         http = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60)
+            httpx.AsyncClient(base_url=f"http://{address}", timeout=60)
         )
         yield Rig(mesh, http, stack)
 

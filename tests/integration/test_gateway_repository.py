@@ -1,24 +1,16 @@
 """The repository index through the gateway: what each node says of each version."""
 
-from collections.abc import AsyncIterator
-
-import httpx
-import pytest_asyncio
+import pytest
 import tritonclient.grpc.aio as triton
 
 from mesh.pb import node_pb2 as pb
-from tests.integration.gateway_rig import Rig, make_watch, open_rig
+from tests.integration.gateway_rig import Rig
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with open_rig() as opened:
-        opened.watch.now = make_watch(ports=[opened.node_port]).now
-        yield opened
-
-
-async def test_the_index_says_over_rest_how_each_node_does(rig: Rig) -> None:
-    rig.node.statuses = [
+async def test_the_index_says_over_rest_how_each_node_does(gateway: Rig, http) -> None:
+    gateway.node.statuses = [
         pb.ModelStatus(
             model="minilm",
             version="1",
@@ -33,10 +25,9 @@ async def test_the_index_says_over_rest_how_each_node_does(rig: Rig) -> None:
             model="identity", version="1", state=pb.MODEL_STATE_UNLOADED, reason="unloaded by hand"
         ),
     ]
-    async with httpx.AsyncClient(base_url=f"http://{rig.http}") as http:
-        found = (await http.post("/v2/repository/index")).json()
+    found = (await http.post("/v2/repository/index")).json()
     entries = {each["name"]: each for each in found}
-    node = str(rig.node_port)
+    node = str(gateway.node_port)
     (ready,) = entries["minilm"]["nodes"]
     assert (ready["state"], ready["backend"], ready["memory_bytes"]) == ("READY", "onnxruntime", 7)
     (failed,) = entries["smollm2"]["nodes"]
@@ -47,11 +38,11 @@ async def test_the_index_says_over_rest_how_each_node_does(rig: Rig) -> None:
     assert entries["smollm2"]["reason"].endswith("UNAVAILABLE: no room")
 
 
-async def test_over_grpc_the_index_is_the_protocols(rig: Rig) -> None:
-    rig.node.statuses = [
+async def test_over_grpc_the_index_is_the_protocols(gateway: Rig) -> None:
+    gateway.node.statuses = [
         pb.ModelStatus(model="minilm", version="1", state=pb.MODEL_STATE_DRAINING, reason="ending")
     ]
-    async with triton.InferenceServerClient(rig.grpc) as client:
+    async with triton.InferenceServerClient(gateway.grpc) as client:
         index = await client.get_model_repository_index()
     (entry,) = [each for each in index.models if each.name == "minilm"]
     assert entry.state == "UNLOADING"
