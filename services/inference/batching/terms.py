@@ -31,8 +31,10 @@ def check_level(priority: int, levels: range) -> None:
     """Refuses a level that does not exist; 0 always does, as the default."""
     if not priority or priority in levels:
         return
-    known = f"1 to {levels[-1]}, 1 the highest" if levels[-1] else "none; leave it out"
     field = "parameters.priority"
-    raise InvalidArgument(
-        f"{field}: there is no level {priority}; the model's levels are {known}", field=field
+    message = (
+        f"there is no level {priority}; the model's levels are 1 to {levels[-1]}, 1 the highest"
+        if levels[-1]
+        else "the model has no priority levels; leave it out"
     )
+    raise InvalidArgument(f"{field}: {message}", field=field)

@@ -54,7 +54,10 @@ def test_the_level_is_the_one_asked_for_or_the_default(door: Door) -> None:
     assert door.admit(queue_of(), "k", Terms(priority=3), 0.0).level == 3
     with pytest.raises(InvalidArgument, match="the model's levels are 1 to 3"):
         door.admit(queue_of(), "k", Terms(priority=4), 0.0)
-    assert Door(BatchingOptions(), 4, 1).admit(queue_of(), "k", Terms(), 0.0).level == 0
+    plain = Door(BatchingOptions(), 4, 1)
+    assert plain.admit(queue_of(), "k", Terms(), 0.0).level == 0
+    with pytest.raises(InvalidArgument, match="the model has no priority levels; leave it out"):
+        plain.admit(queue_of(), "k", Terms(priority=1), 0.0)
 
 
 def test_a_full_level_tells_its_own_drain_rate(door: Door) -> None:
