@@ -275,6 +275,14 @@ async def test_unknown_paths_have_openais_shape(http, path: str) -> None:
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+async def test_a_path_that_takes_another_method_says_so(http) -> None:
+    answer = await http.get("/v1/chat/completions")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "method_not_allowed")
+    assert error["message"] == "this path takes only POST"
+
+
 async def test_parts_of_text_and_roles_are_understood(gateway: Rig, client) -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     messages = [

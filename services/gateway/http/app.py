@@ -19,6 +19,12 @@ from services.gateway.http.exchange import ErrorRenderer, Exchange, Handler, Rou
 METHOD_NOT_ALLOWED = 405
 
 
+class MethodNotAllowed(NotFound):
+    """The path exists, but not for this method; only HTTP has a code for it."""
+
+    reason = "METHOD_NOT_ALLOWED"
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """One protocol's routes (method, path, handler), its prefix, and how it shows an error."""
@@ -83,7 +89,7 @@ def _method_refuser(protocol: Protocol, table: Mapping[str, ASGIApp]) -> Handler
     async def refuse(exchange: Exchange) -> Response:
         del exchange
         allowed = ", ".join(sorted(table))
-        response = protocol.render_error(NotFound(f"this path takes only {allowed}"))
+        response = protocol.render_error(MethodNotAllowed(f"this path takes only {allowed}"))
         response.status_code = METHOD_NOT_ALLOWED
         response.headers["allow"] = allowed
         return response
