@@ -28,11 +28,15 @@ _ROTATED = ("attn_q.weight", "attn_k.weight")
 _ROPE_DIVISORS = "rope_freqs.weight"
 
 
+_DAMAGE = (ValueError, LookupError, TypeError, OverflowError)
+"""What the reader runs into where a file ends too soon or says what cannot be."""
+
+
 class GgufModel:
     """One open GGUF file; tensors are read when asked for."""
 
     def __init__(self, path: Path) -> None:
-        self._reader = gguf.GGUFReader(str(path))
+        self._reader = _open(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self._architecture = self.field("general.architecture")
         self._check_architecture(path.name)
@@ -169,6 +173,15 @@ class GgufModel:
         if value is None:
             raise FailedPrecondition(f"the model file lacks {self._architecture}.{key}")
         return value
+
+
+def _open(path: Path) -> Any:
+    try:
+        return gguf.GGUFReader(str(path))
+    except _DAMAGE as error:
+        raise FailedPrecondition(
+            f"{path.name} cannot be read as GGUF; it is cut off or damaged ({error})"
+        ) from error
 
 
 def _dequantize(tensor: Any) -> NDArray[np.float32]:

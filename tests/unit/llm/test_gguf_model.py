@@ -144,3 +144,13 @@ def test_a_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     file = GgufModel(write_gguf(tmp_path / "m.gguf", "llama", architecture="llama"))
     with pytest.raises(FailedPrecondition, match=r"lacks the tensor blk\.7\.attn_q"):
         file.weight("blk.7.attn_q.weight")
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_is_cut_off_is_refused_by_name(share: float, tmp_path: Path) -> None:
+    whole = write_gguf(tmp_path / "whole.gguf", "llama", architecture="llama")
+    content = whole.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(content[: max(24, int(len(content) * share))])
+    with pytest.raises(FailedPrecondition, match=r"^cut.gguf cannot be read as GGUF"):
+        GgufModel(cut)
