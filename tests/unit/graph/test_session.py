@@ -95,3 +95,11 @@ def test_a_run_that_fails_says_where(tmp_path: Path) -> None:
         add(tmp_path / "g.onnx").run(
             ["c"], {"a": np.zeros((3, 2), "f"), "b": np.zeros((2, 2), "f")}
         )
+
+
+def test_what_cannot_be_loaded_is_named_without_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(FailedPrecondition, match=r"cannot load net\.onnx: .* net\.onnx") as refused:
+        GraphSession(path, BackendSettings(threads=1))
+    assert str(tmp_path) not in refused.value.message
