@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from tenacity import (
     AsyncRetrying,
@@ -24,11 +25,13 @@ async def attempts(
     max_wait_s: float = 2.0,
     on: type[BaseException] | tuple[type[BaseException], ...] = Unavailable,
     before: Callable[[object], None] | None = None,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[AttemptManager]:
     """The attempts of one control call, each to be entered: `with attempt: await call()`.
 
     An attempt that raises one of `on` is followed by another after an exponential, jittered wait;
-    after `within_s` (None: never) the last error is raised as it is.
+    after `within_s` (None: never) the last error is raised as it is. `pause` does the waiting, and
+    may end early.
     """
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(on),
@@ -36,6 +39,7 @@ async def attempts(
         wait=wait_exponential(multiplier=first_wait_s, max=max_wait_s)
         + wait_random(0, first_wait_s),
         before_sleep=before,
+        sleep=pause,
         reraise=True,
     )
     async for attempt in retrying:

@@ -78,11 +78,16 @@ class PlacementWatch:
     async def run(self, entries: AsyncIterator[KvEntry | None]) -> None:
         """Follows the entries until cancelled; what is loaded then stays loaded."""
         async with asyncio.TaskGroup() as tasks:
-            self._residence.follow(lambda: self._follow(tasks))
+            self._residence.follow(lambda: self._follow(tasks), self._try_now)
             async for entry in entries:
                 placement = read_placement(entry, self._node)
                 if placement is not None:
                     self._residence.place(placement)
+
+    def _try_now(self, key: Key) -> None:
+        lifetime = self._wanted.get(key)
+        if lifetime is not None:
+            lifetime.try_now()
 
     def _follow(self, tasks: asyncio.TaskGroup) -> None:
         held = {key: lifetime.assignment for key, lifetime in self._wanted.items()}

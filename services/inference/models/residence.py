@@ -25,13 +25,14 @@ class Residence:
         self._placed: Mapping[Key, Assignment] = {}
         self._withheld: set[Key] = set()
         self._on_change: Callable[[], None] = _nothing
+        self._on_asked: Callable[[Key], None] = _nothing
 
     def __repr__(self) -> str:
         return f"<Residence placed={sorted(self._placed)} withheld={sorted(self._withheld)}>"
 
-    def follow(self, on_change: Callable[[], None]) -> None:
-        """Has a function called whenever `wanted` may have changed."""
-        self._on_change = on_change
+    def follow(self, on_change: Callable[[], None], on_asked: Callable[[Key], None]) -> None:
+        """Has functions called: whenever `wanted` may have changed, and for what is to load now."""
+        self._on_change, self._on_asked = on_change, on_asked
 
     @property
     def wanted(self) -> Mapping[Key, Assignment]:
@@ -58,10 +59,13 @@ class Residence:
         self._on_change()
 
     def release(self, keys: Iterable[Key]) -> None:
-        """Loads by hand what was unloaded by hand."""
-        self._withheld -= set(keys)
+        """Loads by hand: what was unloaded by hand, and at once what is to be tried later."""
+        keys = set(keys)
+        for key in keys - self._withheld:
+            self._on_asked(key)
+        self._withheld -= keys
         self._on_change()
 
 
-def _nothing() -> None:
+def _nothing(*_about: object) -> None:
     pass

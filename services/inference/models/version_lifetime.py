@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from mesh.deployment import Assignment
@@ -83,6 +84,7 @@ class VersionLifetime:
         self._leave_memory = asyncio.Event()
         self._leave_reason = ""
         self._removed = asyncio.Event()
+        self._asked_for = asyncio.Event()
         self._reason = NOT_PLACED
         self._loaded: LoadedModel | None = None
         self._relapses = Relapses()
@@ -101,6 +103,10 @@ class VersionLifetime:
         """The version should leave memory until it is asked for again."""
         self._leave_reason = reason
         self._leave_memory.set()
+
+    def try_now(self) -> None:
+        """Somebody asks for the version by hand: it is not the time to wait before a new try."""
+        self._asked_for.set()
 
     async def run(self) -> None:
         """Lives through all of it."""
@@ -252,13 +258,23 @@ class VersionLifetime:
         self._memory.release(self.key)
 
     async def _load(self) -> None:
-        await asyncio.sleep(self._relapses.pause_s)
+        await self._pause(self._relapses.pause_s)
         async for attempt in attempts(
-            within_s=None, first_wait_s=FIRST_RETRY_S, max_wait_s=LONGEST_RETRY_S, on=LoadFailed
+            within_s=None,
+            first_wait_s=FIRST_RETRY_S,
+            max_wait_s=LONGEST_RETRY_S,
+            on=LoadFailed,
+            pause=self._pause,
         ):
             with attempt:
                 async with self._loads:
                     await self._try_to_load()
+
+    async def _pause(self, pause_s: float) -> None:
+        self._asked_for.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._asked_for.wait()
 
     async def _try_to_load(self) -> None:
         self._table.change(self.key, Change.LOAD_BEGAN, self._failure)

@@ -169,3 +169,22 @@ async def test_what_is_not_placed_here(rig: Rig) -> None:
         await rig.repository.load("a", None)
     with pytest.raises(ModelNotFound):
         await rig.repository.unload("b", None)
+
+
+async def test_a_load_by_hand_does_not_wait_for_the_next_try(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version_lifetime, "FIRST_RETRY_S", 3600.0)
+    monkeypatch.setattr(version_lifetime, "LONGEST_RETRY_S", 3600.0)
+    rig.failure = FailedPrecondition("no weights")
+    rig.place("a")
+    await rig.until(lambda: rig.states.get("a") is S.UNAVAILABLE and rig.opened == ["a"])
+    for _ in range(10):  # until it waits for its next try
+        await asyncio.sleep(0)
+    rig.failure = FailedPrecondition("no tokenizer")
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable, match="a@1 cannot be loaded: no tokenizer"):
+            await rig.repository.load("a", None)
+        rig.failure = None
+        await rig.repository.load("a", None)
+    assert (rig.states["a"], rig.opened) == (S.READY, ["a"] * 3)
