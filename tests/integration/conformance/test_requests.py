@@ -241,7 +241,7 @@ async def test_the_extensions_are_those_that_there_are_and_no_others(lanes: Lane
 
 async def test_a_level_that_a_model_lacks_is_refused_by_name(client) -> None:
     tensor = rows(triton)
-    with pytest.raises(InferenceServerException, match=r"parameters\.priority: there is no level"):
+    with pytest.raises(InferenceServerException, match=r"parameters\.priority: the model has no"):
         await client.infer("identity", [tensor], priority=1)
 
 
