@@ -22,6 +22,10 @@ from mesh.tensor.raw import LENGTH_PREFIX, refuse, show_shape
 TEXT_INPUT = "text_input"
 TEXT_OUTPUT = "text_output"
 
+DEFAULT_MAX_TOKENS = 16
+"""Of a text that is continued as it stands: it has no natural end, and would go on to that of the
+context. OpenAI's completions, vLLM and Triton with vLLM have the same default."""
+
 _INT32 = range(-(2**31), 2**31)
 _UINT64 = range(2**64)
 
@@ -36,7 +40,7 @@ class TextRequest:
     """
 
     prompt: str
-    max_tokens: int | None = None
+    max_tokens: int = DEFAULT_MAX_TOKENS
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     sampling: Mapping[str, int | float] = field(default_factory=dict)
@@ -115,7 +119,7 @@ def read_text_request(request: ModelInferRequest) -> TextRequest:
         raise _wrong(second, f"{first} gives the text a form already; send one")
     return TextRequest(
         prompt=prompt,
-        max_tokens=given.pop("max_tokens", None),
+        max_tokens=given.pop("max_tokens", DEFAULT_MAX_TOKENS),
         ignore_eos=given.pop("ignore_eos", False),
         stop=() if stop is None else (stop,),
         sampling=given,

@@ -180,6 +180,18 @@ async def test_keys_beside_the_text_are_parameters(gateway: Rig, http) -> None:
     assert (asked.max_tokens, asked.sampling.seed, asked.sampling.top_p) == (3, 7, 0.5)
 
 
+async def test_what_is_said_twice_alike_is_taken_once(gateway: Rig, http) -> None:
+    body = {"text_input": "Hi", "max_tokens": 3, "parameters": {"max_tokens": 3}}
+    assert (await http.post(f"{PATH}/generate", json=body)).json()["text_output"] == text_of(3)
+    assert [asked.max_tokens for asked in gateway.node.generations] == [3]
+
+
+@pytest.mark.parametrize("path", ["generate", "generate_stream"])
+async def test_a_text_that_names_no_end_gets_sixteen_tokens(gateway: Rig, http, path: str) -> None:
+    await http.post(f"{PATH}/{path}", json={"text_input": "Hi"})
+    assert [asked.max_tokens for asked in gateway.node.generations] == [16]
+
+
 async def test_generate_stream_brings_an_event_per_piece(http) -> None:
     answer = await http.post(f"{PATH}/generate_stream", json={"text_input": "Hi", "stream": True})
     events = events_of(answer)
@@ -214,6 +226,12 @@ REFUSED = [
     ("smollm2", {"text_input": "Hi", "parameters": {"max_tokens": "5"}}, 400, "max_tokens"),
     ("smollm2", {"text_input": "Hi", "parameters": {"stream": "x"}}, 400, "stream"),
     ("smollm2", {"text_input": "Hi", "temperature": 2}, 400, "9 tokens of 8"),
+    (
+        "smollm2",
+        {"text_input": "Hi", "max_tokens": 5, "parameters": {"max_tokens": 9}},
+        400,
+        "parameters.max_tokens and max_tokens beside it",
+    ),
     ("smollm2", {"text_input": "Hi", "priority": 101}, 400, "parameters.priority"),
     ("smollm2", {"text_input": "Hi", "sequence_start": True}, 400, "parameters.sequence_start"),
     ("smollm2", {"text_input": "\ud800"}, 400, "JSON"),

@@ -9,7 +9,13 @@ import pytest
 from mesh.errors import InvalidArgument, Unimplemented
 from mesh.pb.inference_pb2 import InferParameter, ModelInferRequest
 from mesh.tensor import decode_raw
-from mesh.text_inference import TextRequest, TextResponses, read_text_output, read_text_request
+from mesh.text_inference import (
+    DEFAULT_MAX_TOKENS,
+    TextRequest,
+    TextResponses,
+    read_text_output,
+    read_text_request,
+)
 
 FACTS = {"completion_tokens": 2, "finish_reason": "stop"}
 
@@ -40,6 +46,11 @@ def test_parameters_become_sampling_and_limits() -> None:
     )
     sampling = {"temperature": 0.5, "top_p": 1.0, "top_k": 40, "seed": 2**64 - 1}
     assert read_text_request(request) == TextRequest("Once", 5, True, ("\n",), sampling)
+
+
+def test_a_text_that_names_no_end_has_the_length_that_others_give_it() -> None:
+    assert read_text_request(make()).max_tokens == DEFAULT_MAX_TOKENS == 16
+    assert read_text_request(make(max_tokens=integer(0))).max_tokens == 0  # its model refuses it
 
 
 def text(value: str) -> InferParameter:

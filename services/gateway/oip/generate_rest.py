@@ -81,7 +81,14 @@ def parse_generate_request(document: Any) -> oip.ModelInferRequest:
             raise InvalidArgument(f"{name} must be a string", field=name)
     request = oip.ModelInferRequest(id=request_id)
     parse_parameters(fields.pop("parameters", None), request.parameters, field="parameters")
-    parse_parameters(fields, request.parameters, field="body")
+    beside = oip.ModelInferRequest().parameters
+    parse_parameters(fields, beside, field="body")
+    for name, value in beside.items():
+        if name in request.parameters and request.parameters[name] != value:
+            where = f"parameters.{name}"
+            text = f"{where} and {name} beside it say different things; send one of them"
+            raise InvalidArgument(text, field=where)
+        request.parameters[name].CopyFrom(value)
     request.inputs.add(name=TEXT_INPUT, datatype="BYTES", shape=[1])
     request.raw_input_contents.append(json_to_raw([text], "BYTES", [1], field=TEXT_INPUT))
     return request

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from mesh.pb.node_pb2 import ChatMessage, ChatPrompt, GenerateRequest, TokenIds
 from mesh.reference import ModelReference
+from mesh.text_inference import DEFAULT_MAX_TOKENS
 from services.gateway.affinity import affinity_key, chat_head, text_head, token_head
 from services.gateway.generation import Choice, TextGeneration, read_all, spread_seeds
 from services.gateway.http.event_stream import EventStream
@@ -97,10 +98,6 @@ def chat_generation(request: ChatRequest, reference: ModelReference) -> Generate
     return message
 
 
-COMPLETION_MAX_TOKENS = 16
-"""OpenAI's default for plain completions, which have no natural end."""
-
-
 def completion_generations(
     request: CompletionRequest, reference: ModelReference
 ) -> Iterator[GenerateRequest]:
@@ -111,7 +108,7 @@ def completion_generations(
             message.text = prompt
         else:
             message.token_ids.CopyFrom(TokenIds(ids=prompt))
-        message.max_tokens = request.max_tokens or COMPLETION_MAX_TOKENS
+        message.max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         if request.logprobs is not None:
             message.logprobs = request.logprobs
         yield from spread_seeds(message, request.choices)

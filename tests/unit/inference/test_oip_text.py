@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.text_inference import TextRequest
+from mesh.text_inference import DEFAULT_MAX_TOKENS, TextRequest
 from services.inference.llm.request import GenerationRequest, SamplingRequest
 from services.inference.oip.text import make_generation_request
 
@@ -17,5 +17,6 @@ def test_what_is_asked_becomes_sampling_and_limits() -> None:
     )
 
 
-def test_nothing_asked_is_nothing_set() -> None:
-    assert make_generation_request(TextRequest("Once"), None) == GenerationRequest("Once")
+def test_nothing_asked_is_nothing_set_but_an_end() -> None:
+    expected = GenerationRequest("Once", max_tokens=DEFAULT_MAX_TOKENS)
+    assert make_generation_request(TextRequest("Once"), None) == expected
