@@ -9,19 +9,21 @@ nor who decides; reading raises `ValueError` on a document that is not one.
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mesh.manifest import Manifest  # pydantic evaluates the annotation
-from mesh.reference import ALIAS_PATTERN, LARGEST_VERSION, NAME_PATTERN
+from mesh.reference import LARGEST_VERSION, check_alias, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DEPLOYMENTS_PREFIX = "ringmesh/deployments/"
 PLACEMENTS_PREFIX = "ringmesh/placements/"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def _relative_path(path: str) -> str:
@@ -32,10 +34,16 @@ def _relative_path(path: str) -> str:
     return path
 
 
-ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
-AliasName = Annotated[str, Field(pattern=ALIAS_PATTERN)]
+def _sha256(text: str) -> str:
+    if _DIGEST.fullmatch(text) is None:
+        raise ValueError("a digest is a SHA-256 in 64 lower-case hexadecimal digits")
+    return text
+
+
+ModelName = Annotated[str, AfterValidator(check_name)]
+AliasName = Annotated[str, AfterValidator(check_alias)]
 VersionNumber = Annotated[int, Field(ge=1, le=LARGEST_VERSION)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, AfterValidator(_sha256)]
 RelativePath = Annotated[str, Field(max_length=512), AfterValidator(_relative_path)]
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,7 +25,7 @@ from pydantic import (
 from mesh.batching_options import BatchingOptions
 from mesh.document_refusal import make_refusal
 from mesh.model_options import ClassificationOptions, EmbeddingOptions, GenerationOptions
-from mesh.reference import NAME_PATTERN
+from mesh.reference import check_name
 from mesh.warm_up_options import WarmUpRequest
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     schema_version: Literal[1] = 1
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: Annotated[str, AfterValidator(check_name)]
     task: Task
     format: Format
     backend: Backend = "auto"

@@ -51,24 +51,38 @@ def model_reference(text: str, *, field: str = "model") -> ModelReference:
 
 def model_name(text: str, *, field: str = "model") -> str:
     """The text itself, if it can name a model."""
-    if not text:
-        raise InvalidArgument("a model name is missing", field=field)
-    if _NAME.fullmatch(text) is None:
-        raise InvalidArgument(
-            f"{_shown(text)} cannot name a model: up to 63 lower-case letters, digits, '.', '_' "
-            "and '-', the first a letter or digit",
-            field=field,
-        )
-    return text
+    try:
+        return check_name(text)
+    except ValueError as error:
+        raise InvalidArgument(str(error), field=field) from None
 
 
 def alias_name(text: str, *, field: str = "alias") -> str:
     """The text itself, if it can name an alias."""
+    try:
+        return check_alias(text)
+    except ValueError as error:
+        raise InvalidArgument(str(error), field=field) from None
+
+
+def check_name(text: str) -> str:
+    """The text itself, for documents; raises `ValueError` where it cannot name a model."""
+    if not text:
+        raise ValueError("a model name is missing")
+    if _NAME.fullmatch(text) is None:
+        raise ValueError(
+            f"{_shown(text)} cannot name a model: up to 63 lower-case letters, digits, '.', '_' "
+            "and '-', the first a letter or digit"
+        )
+    return text
+
+
+def check_alias(text: str) -> str:
+    """The text itself, for documents; raises `ValueError` where it cannot name an alias."""
     if _ALIAS.fullmatch(text) is None:
-        raise InvalidArgument(
+        raise ValueError(
             f"{_shown(text)} cannot name an alias: up to 63 lower-case letters, digits, '.', '_' "
-            "and '-', the first a letter",
-            field=field,
+            "and '-', the first a letter"
         )
     return text
 

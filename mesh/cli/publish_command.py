@@ -21,6 +21,7 @@ from mesh.local.problem import LocalProblem
 from mesh.local.publish import LocalFile, Publisher, check_files, read_files
 from mesh.manifest import Manifest
 from mesh.pb.registry_pb2 import Deployment, ModelVersion
+from mesh.reference import model_name
 
 app = typer.Typer()
 MANIFEST = "manifest.json"
@@ -109,13 +110,22 @@ def read_manifest(path: Path, manifest: Path | None, name: str | None) -> Manife
     """
     written = manifest or path / MANIFEST
     try:
+        if name is not None:
+            name = model_name(name, field="--name")
         if written.is_file():
             return _renamed(Manifest.from_json(written.read_bytes()), name)
-        return Manifest.model_validate({"name": name or guess_name(path), **guess_kind(path)})
+        described = {"name": name or _guess_name(path), **guess_kind(path)}
+        return Manifest.model_validate(described)
     except InvalidArgument as error:
-        raise LocalProblem(f"{written}: {error.message}.") from error
-    except ValueError as error:
-        raise LocalProblem(f"{path.stem!r} is no model name: give one with --name.") from error
+        where = "" if error.field == "--name" else f"{written}: "
+        raise LocalProblem(f"{where}{error.message}.") from error
+
+
+def _guess_name(path: Path) -> str:
+    guessed = guess_name(path)
+    if not guessed:
+        raise LocalProblem(f"No model name can be made of {path.name!r}: give one with --name.")
+    return guessed
 
 
 def _renamed(manifest: Manifest, name: str | None) -> Manifest:

@@ -68,11 +68,11 @@ def test_a_later_writer_may_add_keys() -> None:
         ({"targets": (TargetSpec(version=1, weight=1),) * 2}, "a target twice"),
         ({"targets": (TargetSpec(version=9, weight=1),)}, r"\[9\] are named but not described"),
         ({"aliases": {"champion": 9}}, r"\[9\] are named but not described"),
-        ({"aliases": {"7": 1}}, "pattern"),
+        ({"aliases": {"7": 1}}, "cannot name an alias"),
         ({"versions": {1: spec(1), 2: spec(3), 3: spec(3)}}, "another's number"),
         ({"revision": 0}, "greater than"),
         ({"replicas": 0}, "greater than"),
-        ({"model": "m/../n"}, "pattern"),
+        ({"model": "m/../n"}, "cannot name a model"),
     ],
 )
 def test_a_deployment_that_contradicts_itself_cannot_be(changed: Any, words: str) -> None:

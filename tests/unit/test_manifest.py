@@ -38,7 +38,7 @@ generation = st.builds(
     slots=st.integers(1, 256),
     max_context_tokens=st.integers(1000, 1_048_576),
     prefill_chunk_tokens=st.integers(1, 1000),
-    weights=st.sampled_from(["int8", "int8-rows", "int4", "fp32"]),
+    weights=st.sampled_from(["int8", "int8-blocks", "int4", "fp32"]),
     max_queue=st.integers(1, 100_000),
 )
 embedding = st.builds(EmbeddingOptions, max_tokens=st.integers(1, 65_536))
@@ -152,8 +152,8 @@ def test_a_version_that_kept_its_batching_under_embedding_is_still_read() -> Non
         ({**LLM, "task": "tensor"}, "manifest", "format gguf serves task text-generation"),
         ({**LLM, "task": ["tensor"]}, "manifest.task", "'text-generation'"),
         ({**LLM, "format": "ggml"}, "manifest.format", "'gguf'"),
-        ({**LLM, "name": "Big Model"}, "manifest.name", "pattern"),
-        ({**LLM, "name": "llm\n"}, "manifest.name", "pattern"),
+        ({**LLM, "name": "Big Model"}, "manifest.name", "cannot name a model: up to 63"),
+        ({**LLM, "name": "llm\n"}, "manifest.name", "cannot name a model: up to 63"),
         ({**LLM, "schema_version": 2}, "manifest.schema_version", "1"),
         ({"name": "llm"}, "manifest.task", "required"),
         (

@@ -208,3 +208,12 @@ def test_the_commands_to_paste_are_for_this_mesh() -> None:
     assert "RINGMESH_STATE_DIR=/elsewhere/state" in text
     assert text.rstrip().endswith("trace abc")
     assert "trace abc" not in make_welcome(replace(record, traces_dir=None), "abc")
+
+
+@pytest.mark.parametrize("name", ["Bad Name", "a" * 64, ""])
+def test_a_name_that_no_model_can_have_is_told_in_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "a", "task": "tensor", "format": "identity"}')
+    with pytest.raises(LocalProblem, match=r"^('.*' cannot name a model: up to 63|a model name)"):
+        read_manifest(tmp_path, None, name)
+    with pytest.raises(LocalProblem, match=r"No model name can be made of '\+.gguf': give one"):
+        read_manifest(tmp_path / "+.gguf", None, None)
