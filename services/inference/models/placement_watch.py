@@ -96,7 +96,7 @@ class PlacementWatch:
             by_hand = self._residence.is_withheld(key)
             self._wanted.pop(key).remove("unloaded by hand" if by_hand else NOT_PLACED)
         for key, lifetime in self._wanted.items():
-            lifetime.assignment = self._residence.wanted[key]  # it may be paged now, or no more
+            lifetime.reassign(self._residence.wanted[key])  # it may be paged now, or no more
         for assignment in difference.add:
             lifetime = self._make_lifetime(assignment)
             before = self._last_task.get(lifetime.key)

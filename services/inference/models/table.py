@@ -243,6 +243,11 @@ class ModelTable:
         await self.wait_until_idle(key, None)
         await self.unload(key)
 
+    def demand(self, key: Key) -> None:
+        """Asks for a version as a call would, if it is paged out."""
+        if key in self._entries:
+            self._entries[key].demanded.set()
+
     async def wait_for_demand(self, key: Key) -> None:
         """Returns when somebody asks for a version that is paged out."""
         await self._entries[key].demanded.wait()

@@ -104,6 +104,12 @@ class VersionLifetime:
         self._leave_reason = reason
         self._leave_memory.set()
 
+    def reassign(self, assignment: Assignment) -> None:
+        """The same version may be paged from now on, or no more: then it comes back."""
+        self.assignment = assignment
+        if not assignment.may_page:
+            self._table.demand(self.key)
+
     def try_now(self) -> None:
         """Somebody asks for the version by hand: it is not the time to wait before a new try."""
         self._asked_for.set()
@@ -157,6 +163,7 @@ class VersionLifetime:
             await self._table.page_out(self.key, self._leave_reason)
             self._memory.release(self.key)
             self._loaded = None
+            self.reassign(self.assignment)  # it may have come while the version left
             await self._table.wait_for_demand(self.key)
             if not await self._came_back():
                 return

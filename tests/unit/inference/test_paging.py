@@ -83,6 +83,10 @@ class Rig:
         await self.until(lambda: self.status(name).state is ModelState.READY)
         self.now_s += 1
 
+    def reassign(self, name: str, *, may_page: bool) -> None:
+        lifetime = self.lifetimes[name]
+        lifetime.reassign(lifetime.assignment.model_copy(update={"may_page": may_page}))
+
     def status(self, name: str) -> ModelStatus:
         found = (each for each in self.table.statuses() if each.model == name)
         return next(found, ModelStatus(name, 1))
@@ -222,8 +226,7 @@ async def test_a_version_may_be_removed_while_it_is_out(rig: Rig) -> None:
 
 async def test_paging_may_be_allowed_while_a_version_serves(rig: Rig) -> None:
     await rig.placed("a-60", may_page=False)
-    lifetime = rig.lifetimes["a-60"]
-    lifetime.assignment = lifetime.assignment.model_copy(update={"may_page": True})
+    rig.reassign("a-60", may_page=True)
     await rig.placed("b-60")
     assert rig.status("a-60").reason == "paged out to make room for b-60@1"
 
@@ -254,3 +257,34 @@ async def test_a_node_that_stops_refuses_those_who_wait_and_keeps_those_it_answe
         with pytest.raises(Unavailable, match="the node stops"):
             await rig.call("a-60")
         assert (await rig.call("b-60")).name == "b-60"
+
+
+async def test_a_version_that_may_be_paged_no_more_comes_back_though_nobody_asks(rig: Rig) -> None:
+    await rig.placed("a-60")
+    await rig.placed("b-60")
+    rig.reassign("a-60", may_page=False)
+    await rig.until(lambda: rig.status("a-60").memory_bytes == 60)
+    assert rig.status("b-60").reason == "paged out to make room for a-60@1"
+    waiting = asyncio.create_task(rig.call("b-60"))
+    with pytest.raises(ModelNotReady, match=r"b-60@1 needs 60 bytes .* a-60@1 has 60 bytes"):
+        await waiting
+
+
+async def test_one_that_can_not_come_back_is_refused_with_figures(rig: Rig) -> None:
+    await rig.placed("a-60")
+    await rig.placed("b-60")
+    for name in ("b-60", "a-60"):
+        rig.reassign(name, may_page=False)
+    await rig.until(lambda: rig.announced[-1] == {"b-60@1"})
+    await rig.until(lambda: "needs" in rig.status("a-60").reason)
+    assert rig.status("a-60").reason == (
+        "a-60@1 needs 60 bytes of memory, and 40 bytes of 100 bytes are free: b-60@1 has 60 bytes"
+    )
+
+
+async def test_one_that_is_just_leaving_comes_back_too(rig: Rig) -> None:
+    await rig.placed("a-60")
+    rig.lifetimes["a-60"].page_out("for another")
+    rig.reassign("a-60", may_page=False)  # before it has noticed
+    await rig.until(lambda: rig.opened["a-60"] == 2)
+    await rig.until(lambda: rig.status("a-60").memory_bytes == 60)

@@ -72,6 +72,9 @@ class Lifetime:
         self._removed = asyncio.Event()
         self._log = log
 
+    def reassign(self, given: Assignment) -> None:
+        self.assignment = given
+
     def remove(self, reason: str) -> None:
         self._log.append(f"{self.key[0]} {reason}")
         self._removed.set()
