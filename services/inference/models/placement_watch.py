@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from mesh.catalog import KvEntry
 from mesh.deployment import Assignment, Placement
@@ -73,7 +74,8 @@ class PlacementWatch:
         self._last_task: dict[Key, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
-        return f"<PlacementWatch {self._node} wanted={sorted(self._wanted)}>"
+        ending = sorted(self._last_task.keys() - self._wanted.keys())
+        return f"<PlacementWatch {self._node} wanted={sorted(self._wanted)} ending={ending}>"
 
     async def run(self, entries: AsyncIterator[KvEntry | None]) -> None:
         """Follows the entries until cancelled; what is loaded then stays loaded."""
@@ -101,7 +103,12 @@ class PlacementWatch:
             lifetime = self._make_lifetime(assignment)
             before = self._last_task.get(lifetime.key)
             self._wanted[lifetime.key] = lifetime
-            self._last_task[lifetime.key] = tasks.create_task(_run_after(before, lifetime))
+            self._last_task[lifetime.key] = task = tasks.create_task(_run_after(before, lifetime))
+            task.add_done_callback(partial(self._forget, lifetime.key))
+
+    def _forget(self, key: Key, ended: asyncio.Task[None]) -> None:
+        if self._last_task.get(key) is ended:
+            del self._last_task[key]
 
 
 async def _run_after(before: asyncio.Task[None] | None, lifetime: VersionLifetime) -> None:

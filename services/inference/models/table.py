@@ -28,6 +28,9 @@ _log = get_logger(__name__)
 Key = tuple[str, int]
 """A model and a version."""
 
+REMEMBERED = 64
+"""How many versions that are gone stay known: a caller's route is a moment old, and not a month."""
+
 
 class LoadedModel(Protocol):
     """A version that can answer. What it can be asked differs; this is what all share."""
@@ -181,13 +184,14 @@ class ModelTable:
         return self._entries[model, version].statistics
 
     def statuses(self) -> Iterable[ModelStatus]:
-        """The status of every version, in the order of their first placement."""
+        """The status of every version, in the order of their placement."""
         # Taken at once: the metrics are read in a thread of their own.
         return [entry.status for entry in tuple(self._entries.values())]
 
     def changes(self, status: ModelStatus) -> Mapping[Change, int]:
         """How often each thing has happened to a version that `statuses` has named."""
-        return self._entries[status.model, status.version].changes
+        entry = self._entries.get((status.model, status.version))
+        return {} if entry is None else entry.changes  # the metrics' thread may be a moment late
 
     def ready_references(self) -> frozenset[str]:
         """The versions that answer: `minilm@1`."""
@@ -222,7 +226,17 @@ class ModelTable:
             entry.last_used_s = self._clock()  # nobody has had the time to use it
         state = entry.status.state.name
         _log.info("model changed", model=entry.status.reference, state=state, reason=reason)
+        if change is Change.DRAINED:
+            self._forget_oldest(key)
         self._tell()
+
+    def _forget_oldest(self, gone: Key) -> None:
+        """Versions come and go for months; those that went first are forgotten."""
+        self._entries[gone] = self._entries.pop(gone)  # the last to go is the last to be forgotten
+        unloaded = ModelState.UNLOADED
+        known = [key for key, each in self._entries.items() if each.status.state is unloaded]
+        for key in known[:-REMEMBERED]:
+            del self._entries[key]
 
     def move(self, key: Key, loaded: LoadedModel, reason: str) -> None:
         """Has another engine answer for a ready version from now on.
@@ -300,7 +314,7 @@ class ModelTable:
 
     async def aclose(self) -> None:
         """Closes everything that is still loaded, when the node stops."""
-        for key in self._entries:
+        for key in tuple(self._entries):
             await self.unload(key)
 
 

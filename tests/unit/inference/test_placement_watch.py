@@ -160,3 +160,15 @@ async def test_a_model_that_was_given_up_is_withheld_no_longer(rig: Rig) -> None
     rig.stays[0].may_go.set()
     rig.place(assignment("a", 1))
     await rig.until("a in", "a unloaded by hand", "a out", "a in")
+
+
+async def test_nothing_is_kept_of_stays_that_have_ended(rig: Rig) -> None:
+    rig.place(assignment("a", 1))
+    await rig.until("a in")
+    rig.place(assignment("b", 1))
+    await rig.until("a in", "a " + NOT_PLACED, "b in")
+    assert "wanted=[('b', 1)] ending=[('a', 1)]" in repr(rig.watch)
+    rig.stays[0].may_go.set()
+    await rig.until("a in", "a " + NOT_PLACED, "b in", "a out")
+    await asyncio.sleep(0)  # the end is told
+    assert "wanted=[('b', 1)] ending=[]" in repr(rig.watch)
