@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import grpc
 import pytest
@@ -24,7 +22,7 @@ pytestmark = pytest.mark.model
 
 CHUNK = 32
 LONG = tuple(range(1000, 1000 + 10 * CHUNK))
-Server = Literal["native", "grpcio"]
+SERVERS = ("native", "grpcio")
 
 
 @dataclass
@@ -38,19 +36,22 @@ class Rig:
         return len(self.model._scheduler._generations)
 
 
-@asynccontextmanager
-async def serving(demo_models: Any, cache_dir: Path, server: Server) -> AsyncIterator[Rig]:
+@pytest.fixture
+async def rig(
+    request: pytest.FixtureRequest, demo_models: Any, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Rig]:
+    """A node with one slot, on the server that the test is for."""
     runs = Trouble()
     backend = FailingBackend(OnnxRuntimeBackend(BackendSettings()), runs)
     async with (
         open_model(
             demo_models.smollm2_gguf,
-            cache_dir,
+            tmp_path_factory.getbasetemp() / "compiled",
             backends=[backend],
             slots=1,
             prefill_chunk_tokens=CHUNK,
         ) as model,
-        open_node([model], server) as node,
+        open_node([model], request.param) as node,
     ):
         yield Rig(model, runs, node.address)
         runs.go_on()
@@ -89,75 +90,59 @@ class Caller:
         await self.channel.close()
 
 
+EACH_WITH_ONE = [(Caller.disconnect, "native"), (Caller.cancel, "grpcio")]
+
+
 async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("server", ["native", "grpcio"])
+@pytest.mark.parametrize("rig", SERVERS, indirect=True)
 @pytest.mark.parametrize("leave", [Caller.cancel, Caller.disconnect])
 async def test_a_caller_that_goes_away_during_its_prompt_costs_no_further_run(
-    demo_models: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-    leave: Callable[[Caller], Any],
-    server: Server,
+    rig: Rig, leave: Callable[[Caller], Any]
 ) -> None:
-    cache_dir = tmp_path_factory.getbasetemp() / "compiled"
-    async with serving(demo_models, cache_dir, server) as rig:
-        rig.runs.hold(after=3)
-        caller = Caller.ask(rig, LONG)
-        await until(lambda: rig.runs.runs == 3 and rig.model.occupancy.running)
-        await leave(caller)
-        await until(lambda: not rig.answers())
-        rig.runs.go_on()
-        await until(lambda: not rig.model.occupancy.running)
-        assert rig.runs.runs <= 4  # the one that stood at the gate, and none of the six others
-        assert len(await Caller.ask(rig, (1, 2, 3)).tokens()) == 9
+    rig.runs.hold(after=3)
+    caller = Caller.ask(rig, LONG)
+    await until(lambda: rig.runs.runs == 3 and rig.model.occupancy.running)
+    await leave(caller)
+    await until(lambda: not rig.answers())
+    rig.runs.go_on()
+    await until(lambda: not rig.model.occupancy.running)
+    assert rig.runs.runs <= 4  # the one that stood at the gate, and none of the six others
+    assert len(await Caller.ask(rig, (1, 2, 3)).tokens()) == 9
 
 
-@pytest.mark.parametrize(
-    ("leave", "server"), [(Caller.disconnect, "native"), (Caller.cancel, "grpcio")]
-)
+@pytest.mark.parametrize(("leave", "rig"), EACH_WITH_ONE, indirect=["rig"])
 async def test_a_caller_that_goes_away_in_the_queue_is_never_computed(
-    demo_models: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-    leave: Callable[[Caller], Any],
-    server: Server,
+    rig: Rig, leave: Callable[[Caller], Any]
 ) -> None:
-    cache_dir = tmp_path_factory.getbasetemp() / "compiled"
-    async with serving(demo_models, cache_dir, server) as rig:
-        rig.runs.hold(after=1)
-        running = asyncio.create_task(Caller.ask(rig, (1, 2, 3)).tokens())
-        await until(lambda: rig.runs.runs == 1 and rig.model.occupancy.running)
-        waiting = Caller.ask(rig, LONG)
-        await until(lambda: rig.model.occupancy.waiting)
-        await leave(waiting)
-        await until(lambda: rig.answers() == 1)
-        rig.runs.go_on()
-        assert len(await running) == 9
-        await until(lambda: not rig.model.occupancy.waiting)
-        assert rig.runs.runs == 9  # a prompt and eight tokens
+    rig.runs.hold(after=1)
+    running = asyncio.create_task(Caller.ask(rig, (1, 2, 3)).tokens())
+    await until(lambda: rig.runs.runs == 1 and rig.model.occupancy.running)
+    waiting = Caller.ask(rig, LONG)
+    await until(lambda: rig.model.occupancy.waiting)
+    await leave(waiting)
+    await until(lambda: rig.answers() == 1)
+    rig.runs.go_on()
+    assert len(await running) == 9
+    await until(lambda: not rig.model.occupancy.waiting)
+    assert rig.runs.runs == 9  # a prompt and eight tokens
 
 
-@pytest.mark.parametrize(
-    ("leave", "server"), [(Caller.disconnect, "native"), (Caller.cancel, "grpcio")]
-)
+@pytest.mark.parametrize(("leave", "rig"), EACH_WITH_ONE, indirect=["rig"])
 async def test_a_caller_that_goes_away_between_tokens_makes_room_for_the_next(
-    demo_models: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-    leave: Callable[[Caller], Any],
-    server: Server,
+    rig: Rig, leave: Callable[[Caller], Any]
 ) -> None:
-    cache_dir = tmp_path_factory.getbasetemp() / "compiled"
-    async with serving(demo_models, cache_dir, server) as rig:
-        rig.runs.hold(after=5)
-        caller = Caller.ask(rig, (1, 2, 3), max_tokens=1000)
-        await until(lambda: rig.runs.runs == 5)
-        waiting = asyncio.create_task(Caller.ask(rig, (4, 5, 6)).tokens())
-        await until(lambda: rig.model.occupancy.waiting)
-        await leave(caller)
-        await until(lambda: rig.answers() == 1)
-        rig.runs.go_on()
-        assert len(await waiting) == 9
-        assert rig.runs.runs <= 6 + 9  # the run that stood at the gate, then the other's
+    rig.runs.hold(after=5)
+    caller = Caller.ask(rig, (1, 2, 3), max_tokens=1000)
+    await until(lambda: rig.runs.runs == 5)
+    waiting = asyncio.create_task(Caller.ask(rig, (4, 5, 6)).tokens())
+    await until(lambda: rig.model.occupancy.waiting)
+    await leave(caller)
+    await until(lambda: rig.answers() == 1)
+    rig.runs.go_on()
+    assert len(await waiting) == 9
+    assert rig.runs.runs <= 6 + 9  # the run that stood at the gate, then the other's
