@@ -47,7 +47,7 @@ __all__ = [
 
 Task = Literal["text-generation", "text-embedding", "text-classification", "tensor"]
 Format = Literal["gguf", "transformers", "sentence-transformers", "onnx", "identity"]
-Backend = Literal["auto", "onnxruntime", "torch", "tensorrt"]
+Backend = Literal["auto", "onnxruntime", "torch", "tensorrt", "openvino"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 TASKS_OF_FORMAT: Final[Mapping[Format, tuple[Task, ...]]] = MappingProxyType(

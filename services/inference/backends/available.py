@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.inference.backends.backend import Backend, BackendSettings
 from services.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
+from services.inference.backends.openvino_backend import OpenVinoBackend
 from services.inference.backends.tensorrt.backend import TensorRtBackend
 from services.inference.backends.tensorrt.engine_cache import DerivedStore, EngineCache
 from services.inference.backends.tensorrt.machine import ThisMachine
@@ -21,4 +22,5 @@ def make_backends(
         OnnxRuntimeBackend(settings),
         TensorRtBackend(ThisMachine(), EngineCache(store)),
         TorchBackend(settings),
+        OpenVinoBackend(settings),
     )

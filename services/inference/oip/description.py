@@ -13,7 +13,12 @@ from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_model import Signature, TensorSpec
 
 _PLATFORMS: Final[Mapping[str, str]] = MappingProxyType(
-    {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan", "torch": "pytorch_libtorch"}
+    {
+        "onnxruntime": "onnxruntime_onnx",
+        "openvino": "openvino",
+        "tensorrt": "tensorrt_plan",
+        "torch": "pytorch_libtorch",
+    }
 )
 """Triton's names for what runs on a backend."""
 

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PLACES = {
     "onnxruntime": "services/inference/graph/session.py",
+    "openvino": "services/inference/backends/openvino_backend.py",
     "torch": "services/inference/backends/torch/",
     "tensorrt": "services/inference/backends/tensorrt/",
     "tensorrt_rtx": "services/inference/backends/tensorrt/",
@@ -43,7 +44,8 @@ def test_a_node_starts_without_the_libraries_that_it_may_never_need() -> None:
     code = """
 import sys
 import services.inference.__main__
-print([name for name in ("torch", "tensorrt", "tensorrt_rtx", "cuda") if name in sys.modules])
+optional = ("torch", "tensorrt", "tensorrt_rtx", "cuda", "openvino")
+print([name for name in optional if name in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
