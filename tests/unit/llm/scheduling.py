@@ -38,19 +38,23 @@ def task(prompt: tuple[int, ...] = (1, 2, 3), limit: int = 8, sampling: Sampling
 
 
 def alone(job: Task) -> tuple[list[int], FinishReason]:
-    """The answer by definition: choose, append, repeat."""
-    history = History.of(job.prompt)
+    """The answer by definition: choose among what is allowed, append, repeat."""
+    history, matcher = History.of(job.prompt), job.matcher
     out = list(job.resumed)
     for token in out:
         history.add(token)
-    while len(out) < job.limit:
+    while len(out) < job.limit and not (matcher and matcher.is_finished):
+        allowed = None if matcher is None else matcher.allowed()
         logits = logits_after([*job.prompt, *out])
-        token = choose(logits, job.sampling, history, len(out))
+        token = choose(logits, job.sampling, history, len(out), allowed)
         if token in job.end_ids:
             return out, FinishReason.STOP
+        if matcher is not None:
+            matcher.take(token)
         history.add(token)
         out.append(token)
-    return out, FinishReason.LENGTH
+    is_finished = matcher is not None and matcher.is_finished
+    return out, FinishReason.STOP if is_finished else FinishReason.LENGTH
 
 
 class Meter:
@@ -111,7 +115,7 @@ samplings = st.builds(
     temperature=st.sampled_from([0.0, 0.7, 1.5]),
     top_p=st.sampled_from([0.8, 1.0]),
     top_k=st.sampled_from([0, 9]),
-    min_p=st.just(0.0),
+    min_p=st.sampled_from([0.0, 0.1]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     presence_penalty=st.sampled_from([0.0, 0.5]),
     frequency_penalty=st.just(0.0),

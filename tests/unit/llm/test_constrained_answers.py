@@ -16,32 +16,18 @@ from services.inference.llm.answer import Task
 from services.inference.llm.constraint import Constraint, ConstraintKind
 from services.inference.llm.grammar import GrammarCompiler
 from services.inference.llm.request import Delta, Event, Finished, FinishReason
-from services.inference.llm.sampling import History, Sampling, choose
-from services.inference.llm.scheduler import Scheduler, open_scheduler
-from tests.unit.llm.toy_backend import ToyBackend, logits_after
+from services.inference.llm.scheduler import Scheduler
+from tests.unit.llm.scheduling import GREEDY, alone, collect, samplings, scheduling, task, tokens_of
+from tests.unit.llm.toy_backend import ToyBackend
 from tests.unit.llm.toy_vocabulary import END, make_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
 VOCABULARY = make_vocabulary()
-GREEDY = Sampling(0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, 0)
 NUMBERS = Constraint(ConstraintKind.REGEX, (r"\d{1,4}(, \d{1,4})*",))
 OBJECT = Constraint(ConstraintKind.JSON_OBJECT)
 ANSWER = Constraint(ConstraintKind.CHOICE, ("yes", "no", "never"))
-
-
-def task(limit: int = 16, sampling: Sampling = GREEDY) -> Task:
-    return Task(
-        prompt=(1, 2, 3),
-        resumed=(),
-        limit=limit,
-        sampling=sampling,
-        stop=(),
-        end_ids=frozenset({END}),
-        logprobs=None,
-        deadline_s=None,
-    )
 
 
 async def held_to(job: Task, constraint: Constraint | None) -> Task:
@@ -53,72 +39,29 @@ async def held_to(job: Task, constraint: Constraint | None) -> Task:
     return replace(job, matcher=matcher)
 
 
-def alone(job: Task) -> tuple[list[int], FinishReason]:
-    """The answer by definition: choose among what is allowed, append, repeat."""
-    history = History.of(job.prompt)
-    out = list(job.resumed)
-    for token in out:
-        history.add(token)
-    while len(out) < job.limit:
-        if job.matcher is not None and job.matcher.is_finished:
-            return out, FinishReason.STOP
-        allowed = None if job.matcher is None else job.matcher.allowed()
-        logits = logits_after([*job.prompt, *out])
-        token = choose(logits, job.sampling, history, len(out), allowed)
-        if token in job.end_ids:
-            return out, FinishReason.STOP
-        if job.matcher is not None:
-            job.matcher.take(token)
-        history.add(token)
-        out.append(token)
-    is_finished = job.matcher is not None and job.matcher.is_finished
-    return out, FinishReason.STOP if is_finished else FinishReason.LENGTH
-
-
-@contextlib.asynccontextmanager
-async def scheduling(slots: int = 4, chunk_tokens: int = 16) -> AsyncIterator[Scheduler]:
-    async with open_scheduler(
-        ToyBackend(slots), VOCABULARY.text_bytes, chunk_tokens=chunk_tokens, max_queue=64
-    ) as scheduler:
-        yield scheduler
-        while scheduler.occupancy.running or scheduler.occupancy.waiting:
-            await asyncio.sleep(0)
-
-
-async def collect(scheduler: Scheduler, job: Task) -> list[Event]:
-    async with contextlib.aclosing(scheduler.generate(job)) as events:
-        return [event async for event in events]
+def constrained(slots: int = 4, chunk_tokens: int = 16) -> AbstractAsyncContextManager[Scheduler]:
+    return scheduling(
+        ToyBackend(slots), text_bytes=VOCABULARY.text_bytes, chunk_tokens=chunk_tokens
+    )
 
 
 def result(events: list[Event]) -> tuple[list[int], FinishReason]:
-    tokens = [t for event in events if isinstance(event, Delta) for t in event.token_ids]
     finished = events[-1]
     assert isinstance(finished, Finished)
-    return tokens, finished.reason
+    return tokens_of(events), finished.reason
 
 
 def text(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
-samplings = st.builds(
-    Sampling,
-    temperature=st.sampled_from([0.0, 0.7, 1.5]),
-    top_p=st.sampled_from([0.8, 1.0]),
-    top_k=st.sampled_from([0, 9]),
-    min_p=st.sampled_from([0.0, 0.1]),
-    repetition_penalty=st.sampled_from([1.0, 1.3]),
-    presence_penalty=st.sampled_from([0.0, 0.5]),
-    frequency_penalty=st.just(0.0),
-    seed=st.integers(0, 2**64 - 1),
-)
 tasks = st.builds(
     lambda prompt, ends, job: replace(
         job, prompt=tuple(prompt), end_ids=job.end_ids if ends else frozenset()
     ),
     st.lists(st.integers(0, END), min_size=1, max_size=40),
     st.booleans(),
-    st.builds(task, st.integers(1, 24), samplings),
+    st.builds(task, limit=st.integers(1, 24), sampling=samplings),
 )
 lives = st.lists(
     st.tuples(
@@ -150,7 +93,7 @@ def test_neighbours_never_change_a_constrained_answer(
         assert result(seen) == alone(await held_to(job, constraint))
 
     async def main() -> None:
-        async with scheduling(slots, chunk_tokens) as scheduler, asyncio.TaskGroup() as group:
+        async with constrained(slots, chunk_tokens) as scheduler, asyncio.TaskGroup() as group:
             for job, constraint, pause, leave_after in plans:
                 for _ in range(pause):
                     await asyncio.sleep(0)
@@ -167,7 +110,7 @@ def test_a_constrained_answer_goes_on_elsewhere(
     async def main() -> None:
         whole, reason = alone(await held_to(job, constraint))
         resumed = replace(job, resumed=tuple(whole[: round(cut * len(whole))]))
-        async with scheduling() as scheduler:
+        async with constrained() as scheduler:
             rest = result(await collect(scheduler, await held_to(resumed, constraint)))
         assert ([*resumed.resumed, *rest[0]], rest[1]) == (whole, reason)
 
@@ -175,7 +118,7 @@ def test_a_constrained_answer_goes_on_elsewhere(
 
 
 async def test_a_complete_text_ends_the_answer_at_once() -> None:
-    async with scheduling() as scheduler:
+    async with constrained() as scheduler:
         events = await collect(scheduler, await held_to(task(limit=40), ANSWER))
     assert text(events) in ANSWER.sources
     assert result(events)[1] is FinishReason.STOP
@@ -183,7 +126,7 @@ async def test_a_complete_text_ends_the_answer_at_once() -> None:
 
 async def test_the_limit_cuts_a_text_short() -> None:
     constraint = Constraint(ConstraintKind.REGEX, ("a{30}",))
-    async with scheduling() as scheduler:
+    async with constrained() as scheduler:
         events = await collect(scheduler, await held_to(task(limit=3), constraint))
     assert re.fullmatch("a{3,6}", text(events))
     assert result(events)[1] is FinishReason.LENGTH
@@ -191,14 +134,14 @@ async def test_the_limit_cuts_a_text_short() -> None:
 
 async def test_a_text_that_is_complete_with_the_last_token_is_not_cut_short() -> None:
     constraint = Constraint(ConstraintKind.REGEX, ("[xyz]",))
-    async with scheduling() as scheduler:
+    async with constrained() as scheduler:
         events = await collect(scheduler, await held_to(task(limit=1), constraint))
     assert result(events)[1] is FinishReason.STOP
 
 
 async def test_a_stop_string_ends_a_constrained_answer_too() -> None:
     constraint = Constraint(ConstraintKind.REGEX, ("x{5}y{20}",))
-    async with scheduling() as scheduler:
+    async with constrained() as scheduler:
         job = replace(task(limit=40), stop=("xy",))
         events = await collect(scheduler, await held_to(job, constraint))
     assert text(events) == "xxxx"
@@ -208,13 +151,13 @@ async def test_a_stop_string_ends_a_constrained_answer_too() -> None:
 async def test_penalties_still_count_among_the_allowed() -> None:
     constraint = Constraint(ConstraintKind.REGEX, ("[xyz]{3}",))
     afraid = replace(GREEDY, presence_penalty=2.0, frequency_penalty=2.0, repetition_penalty=9.0)
-    async with scheduling() as scheduler:
+    async with constrained() as scheduler:
         events = await collect(scheduler, await held_to(task(sampling=afraid), constraint))
     assert sorted(text(events)) == ["x", "y", "z"]
 
 
 async def test_log_probabilities_are_those_among_the_allowed() -> None:
-    async with scheduling() as scheduler:
+    async with constrained() as scheduler:
         job = replace(task(), logprobs=5)
         events = await collect(scheduler, await held_to(job, ANSWER))
     entries = [e for event in events if isinstance(event, Delta) for e in event.logprobs]
@@ -229,7 +172,7 @@ async def test_a_grammar_given_up_fails_its_answer_and_no_other() -> None:
     )
     bad = await held_to(replace(task(limit=60), end_ids=frozenset()), branching)
     good = await held_to(task(limit=60), NUMBERS)
-    async with scheduling(slots=2) as scheduler:
+    async with constrained(slots=2) as scheduler:
         failed, kept = await asyncio.gather(
             collect(scheduler, bad), collect(scheduler, good), return_exceptions=True
         )

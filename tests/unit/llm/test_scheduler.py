@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.errors import DeadlineExceeded, DeadlineTooShort, Internal, QueueFull, Unavailable
+from mesh.errors import DeadlineExceeded, DeadlineTooShort, QueueFull, Unavailable
 from services.inference.llm.answer import Task
 from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
 from services.inference.llm.scheduler import Scheduler
@@ -89,16 +89,6 @@ async def test_a_sequence_moves_into_an_empty_slot_below_it() -> None:
         for job, events in zip((short, long), await asyncio.gather(*running), strict=True):
             check(job, events)
     assert backend.held[0, :2].tolist() == [8, 9]
-
-
-async def test_a_bug_in_the_engine_fails_requests_and_leaves_it_usable() -> None:
-    backend = ToyBackend(slots=2)
-    async with scheduling(backend) as scheduler:
-        backend.held = backend.held[:, :2]
-        with pytest.raises(Internal, match="the engine failed"):
-            await collect(scheduler, task())
-        backend.held = ToyBackend(slots=2).held
-        check(task(), await collect(scheduler, task()))
 
 
 async def test_the_same_prompt_again_is_cached() -> None:
