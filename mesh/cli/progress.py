@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from mesh.cli.output import print_line
-from mesh.local.event import CrashLooping, Ended, Event, Note, Ready, Started, Stopping
+from mesh.local.event import CrashLooping, Ended, Event, Note, Ready, Started, Stopping, Warned
 
 _NAMES_SHOWN = 4
 
@@ -79,8 +79,9 @@ def _enumerate(names: list[str]) -> str:
 def render_event(event: Event) -> str | None:
     """The event as a line of rich markup; None for what only matters while it lasts."""
     match event:
-        case Note(text=text):
-            return f"  {escape(text)}"
+        case Note(text=text) | Warned(text=text):
+            mark = "[yellow]![/]" if isinstance(event, Warned) else " "
+            return f"{mark} {escape(text)}"
         case Ready(name=name, after_s=after_s):
             return f"[green]✓[/] {name:<14}[dim]{after_s:5.1f} s[/]"
         case Ended(name=name, how=how, uptime_s=uptime_s, again_in_s=again_in_s):

@@ -25,7 +25,8 @@ from mesh.errors import RingmeshError
 from mesh.local.address import choose_addresses
 from mesh.local.cache import find_cache_dir
 from mesh.local.demo_models import DemoModels
-from mesh.local.event import Note, Report
+from mesh.local.environment import find_strays
+from mesh.local.event import Note, Report, Warned
 from mesh.local.obtain import obtain_all
 from mesh.local.plan import Plan
 from mesh.local.problem import LocalProblem
@@ -116,6 +117,8 @@ def _run(settings: LocalSettings, report: Report, on_ready: OnReady) -> None:
     state_dir = settings.state_dir.resolve()
     with owned_state_dir(state_dir):
         report(Note(f"Starting a mesh in {state_dir}"))
+        for stray in find_strays(os.environ):
+            report(Warned(stray))
         addresses = choose_addresses(settings)
         with _ending_at_once():
             tools, models = obtain_all(settings, find_cache_dir(), report)

@@ -12,6 +12,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that is most likely not as the user wants it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """A process was started."""
 
@@ -51,5 +58,5 @@ class Stopping:
     """The mesh is being stopped."""
 
 
-Event = Note | Started | Ready | Ended | CrashLooping | Stopping
+Event = Note | Warned | Started | Ready | Ended | CrashLooping | Stopping
 Report = Callable[[Event], None]

@@ -99,6 +99,18 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.edge_port == 8080
 
 
+def test_a_stray_variable_is_told_of_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RINGMESH_EGDE_PORT", "18080")
+    monkeypatch.setenv("RINGMESH_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("CONSUL_BIN", str(tmp_path / "nothing"))  # which ends it right after
+    for arguments in (["up"], ["up", "--json"]):
+        result = CliRunner().invoke(app, arguments)
+        assert "RINGMESH_EGDE_PORT changes nothing: no such variable is known" in result.stdout
+        assert "did you mean RINGMESH_EDGE_PORT?" in result.stdout
+
+
 def test_targets_are_versions_with_weights() -> None:
     targets = [(each.version, each.weight) for each in read_targets(["3", "champion:10"])]
     assert targets == [("3", 100), ("champion", 10)]
