@@ -28,8 +28,8 @@ _FULL_BYTES: Final = 4.0
 _BYTES_OF: Final[Mapping[str, float]] = MappingProxyType({"fp32": _FULL_BYTES})
 _NO_SMALLER_FORM: Final = "torch"
 """This backend keeps weights in float32, or on a GPU in half of that, whatever is asked for."""
-_INT8_BYTES: Final = 1.16
-"""A code, and its part of a block's scale and zero point."""
+_INT8_BYTES: Final = 1.3
+"""A code, its part of a block's scale and zero point, and of a table to look tokens up in."""
 _POSITION_BYTES_PER_ROOT: Final = 4.0
 
 

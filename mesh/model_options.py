@@ -17,7 +17,7 @@ class GenerationOptions(BaseModel):
     slots: Annotated[int, Field(ge=1, le=256)] = 8
     max_context_tokens: Annotated[int, Field(ge=16, le=1_048_576)] = 2048
     prefill_chunk_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128
-    weights: Literal["int8", "int8-rows", "int4", "fp32"] = "int8"
+    weights: Literal["int8", "int8-blocks", "int4", "fp32"] = "int8"
     max_queue: Annotated[int, Field(ge=1, le=100_000)] = 64
 
     @model_validator(mode="after")

@@ -60,7 +60,7 @@ def our_rows(gguf: Path, folder: Path) -> list[Row]:
     return [
         Row(f"{kind}, {weights}", (sys.executable, _script(script), str(gguf), cache, weights))
         for cache in [str(folder / "compiled")]
-        for weights in ("int8", "int8-rows")
+        for weights in ("int8", "int8-blocks")
         for kind, script in (("ringmesh", "node_engine"), ("its bare engine", "bare_engine"))
     ]
 

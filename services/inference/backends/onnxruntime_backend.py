@@ -16,17 +16,19 @@ from services.inference.graph.session import GraphSession
 from services.inference.llm.compiled import compiled_decoder
 from services.inference.llm.decoder import Decoder
 from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
+from services.inference.llm.quantization import BLOCK, LARGE_BLOCK
 from services.inference.llm.slot_backend import SlotBackend
 from services.inference.llm.weights import Precision
 
 # A code, and its part of a block's scale and zero point.
-_BLOCKS = KeptWeights("int8", weight_bytes=1 + (4 + 1) / 32)
-# Blocks of four bits are kept in eight: the nearest form that it has a graph for.
+_BLOCK_BYTES = 1 + (4 + 1) / BLOCK
+_INT8 = KeptWeights("int8", weight_bytes=1 + (4 + 1) / LARGE_BLOCK, table_bytes=_BLOCK_BYTES)
+# Four bits are kept in eight: the nearest form that it has a graph for.
 _KEPT: Mapping[Precision, KeptWeights] = MappingProxyType(
     {
-        "int8": _BLOCKS,
-        "int8-rows": KeptWeights("int8-rows", weight_bytes=1, table_bytes=_BLOCKS.weight_bytes),
-        "int4": _BLOCKS,
+        "int8": _INT8,
+        "int8-blocks": KeptWeights("int8-blocks", weight_bytes=_BLOCK_BYTES),
+        "int4": _INT8,
         "fp32": KeptWeights("fp32", weight_bytes=4),
     }
 )

@@ -22,11 +22,7 @@ class BlockLowering(OrtLowering):
     def linear(self, x: str, *names: str) -> str:
         """MatMulNBits."""
         matrix = stack([self._weights.weight_int8(part) for part in names])
-        write, name = self._writer, names[0]
-        write.constant(f"{name}.codes", matrix.codes)
-        write.constant(f"{name}.scales", matrix.scales)
-        write.constant(f"{name}.zeros", matrix.zeros)
-        return self._multiply(x, name, *matrix.shape)
+        return self._multiply_blocks(x, names[0], matrix)
 
     def _tied_head(self, x: str) -> str:
         """Maps the same bytes of the data file."""
@@ -35,7 +31,7 @@ class BlockLowering(OrtLowering):
         write.view("head.codes", f"{EMBEDDING}.codes", shape)
         write.view("head.scales", f"{EMBEDDING}.scales", shape[:2])
         write.view("head.zeros", f"{EMBEDDING}.zeros", shape[:2])
-        return self._multiply(x, "head", config.vocabulary, config.hidden)
+        return self._multiply(x, "head", (config.vocabulary, config.hidden), BLOCK)
 
     def _embed(self, ids: str, table: BlockInt8) -> str:
         write = self._writer
@@ -55,14 +51,21 @@ class BlockLowering(OrtLowering):
             quantize_axis=1,
         )
 
-    def _multiply(self, x: str, name: str, rows: int, columns: int) -> str:
+    def _multiply_blocks(self, x: str, name: str, matrix: BlockInt8) -> str:
+        write = self._writer
+        write.constant(f"{name}.codes", matrix.codes)
+        write.constant(f"{name}.scales", matrix.scales)
+        write.constant(f"{name}.zeros", matrix.zeros)
+        return self._multiply(x, name, matrix.shape, matrix.block)
+
+    def _multiply(self, x: str, name: str, shape: tuple[int, int], block: int) -> str:
         return self._writer.node(
             "MatMulNBits",
             [x, f"{name}.codes", f"{name}.scales", f"{name}.zeros"],
             domain=MS,
-            N=rows,
-            K=columns,
+            N=shape[0],
+            K=shape[1],
             bits=8,
-            block_size=BLOCK,
+            block_size=block,
             accuracy_level=_INT8_COMPUTE,
         )

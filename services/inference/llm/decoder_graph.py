@@ -27,11 +27,11 @@ from services.inference.llm.standard_graph import OPSETS as STANDARD_OPSETS
 from services.inference.llm.standard_graph import StandardForm, StandardLowering
 from services.inference.llm.weights import Precision, WeightSource
 
-GRAPH_VERSION = 5
+GRAPH_VERSION = 6
 """Part of the key of a cached graph: raise it with every change to what is built here."""
 
 _LOWERINGS: Mapping[Precision, type[OrtLowering]] = MappingProxyType(
-    {"int8": BlockLowering, "int8-rows": RotatedLowering, "fp32": OrtLowering}
+    {"int8": RotatedLowering, "int8-blocks": BlockLowering, "fp32": OrtLowering}
 )
 
 

@@ -1,4 +1,4 @@
-"""Block-wise int8: each run of 32 weights shares a scale and a zero point.
+"""int8 by blocks or by rows: each run of 32 or 64 weights, or a whole row, has a step of its own.
 
 The file's own blocks are carried over rather than rounded again. Q8_0 is this form already. Of a
 Q4_1 block, whose weights are m + d*q with q in 0..15, the scale is d/k and the zero point -m*k/d
@@ -15,7 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mesh.errors import FailedPrecondition
+
 BLOCK = 32
+LARGE_BLOCK = 64
+_CODES = 255
 _CENTRE = 128
 _LARGEST = 127
 _FACTORS = range(8, 18)
@@ -25,16 +29,21 @@ _Q8_0_BYTES = 34
 
 @dataclass(frozen=True, slots=True)
 class BlockInt8:
-    """A matrix: codes `[rows, blocks, BLOCK]`, scales and zero points `[rows, blocks]`."""
+    """A matrix: codes `[rows, blocks, block]`, scales and zero points `[rows, blocks]`."""
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float32]
     zeros: NDArray[np.uint8]
 
     @property
+    def block(self) -> int:
+        """The length of a block."""
+        return int(self.codes.shape[2])
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the matrix."""
-        return self.codes.shape[0], self.codes.shape[1] * BLOCK
+        return self.codes.shape[0], self.codes.shape[1] * self.block
 
     def rows(self, order: NDArray[np.int64]) -> BlockInt8:
         """The same matrix with its rows in another order."""
@@ -51,13 +60,37 @@ def stack(parts: Sequence[BlockInt8]) -> BlockInt8:
 
 
 def quantize(weight: NDArray[np.float32]) -> BlockInt8:
-    """Rounds a matrix to symmetric blocks."""
-    blocks = weight.reshape(weight.shape[0], -1, BLOCK)
+    """Rounds a matrix to symmetric blocks; raises FailedPrecondition if its rows have none."""
+    blocks = _blocks(weight, BLOCK)
     largest = np.maximum(blocks.max(axis=2), -blocks.min(axis=2))
     scales = (largest / _LARGEST).astype(np.float32)
     inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
     codes = np.rint(blocks * inverse[:, :, None]) + _CENTRE
     return BlockInt8(codes.astype(np.uint8), scales, np.full(scales.shape, _CENTRE, np.uint8))
+
+
+def quantize_ranges(weight: NDArray[np.float32]) -> BlockInt8:
+    """Rounds a matrix to larger blocks, each from its least to its largest value.
+
+    Raises:
+        FailedPrecondition: the rows do not divide into blocks.
+    """
+    blocks = _blocks(weight, BLOCK if weight.shape[1] % LARGE_BLOCK else LARGE_BLOCK)
+    least = np.minimum(blocks.min(axis=2), 0)
+    scales = ((np.maximum(blocks.max(axis=2), 0) - least) / _CODES).astype(np.float32)
+    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
+    zeros = np.rint(-least * inverse)
+    codes = np.clip(np.rint(blocks * inverse[:, :, None]) + zeros[:, :, None], 0, _CODES)
+    return BlockInt8(codes.astype(np.uint8), scales, zeros.astype(np.uint8))
+
+
+def _blocks(weight: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    rows, columns = weight.shape
+    if columns % size:
+        raise FailedPrecondition(
+            f"rows of {columns} weights do not divide into blocks of {size}: ask for fp32 weights"
+        )
+    return weight.reshape(rows, -1, size)
 
 
 def dequantize(matrix: BlockInt8) -> NDArray[np.float32]:

@@ -1,17 +1,16 @@
-"""The CPU's decoder on whole rows of int8: the processor's own integer products, in exact sums.
+"""The CPU's decoder in int8, in coarse steps where they are cheap: rows for the widest matrices.
 
-One step per output and one per token let a product run three times as fast as one on blocks, but
-rounding so coarsely costs an ordinary model 3 % of perplexity: a few places of the residual stream
-and of the feed-forward's inside are a hundred times as large as the others. So everything that is
-rounded is rotated first (`rotation`), and the weights undo it:
+One step per output and one per token let a product run on the processor's own integer products
+three times as fast as one on small blocks. But a few places of the residual stream are a hundred
+times as large as the others, and steps for a whole row would be made for those alone. So the stream
+is rotated (`rotation`) from the embedding to the head, and the weights undo it; the norms' own
+scales go into the matrices behind them, for a bare root mean square norm does not see a rotation.
 
-- the residual stream by one orthogonal matrix, from the embedding to the head; the norms' own
-  scales go into the matrices behind them, for a bare root mean square norm does not see a rotation;
-- the values of attention within each head, by the matrices before and behind it;
-- the inside of the feed-forward at run time, in blocks, just before its last product.
-
-A norm's output has a root mean square of one, so its step is a constant; the other two inputs are
-divided by their largest value, token by token. Nothing depends on the neighbours in a batch.
+Rows are for the matrices behind a norm: its output has a root mean square of one, so its step is a
+constant, and nothing depends on the neighbours in a batch. They are most of a model's weights:
+the feed-forward's way in, and the head. Queries, keys and values feel coarse steps most, and what
+goes back to the stream would need a step for each token: these have blocks of 64, each with a step
+and a zero point of its own.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ from services.inference.graph.writer import GraphWriter
 from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.block_graph import BlockLowering
 from services.inference.llm.ort_graph import EMBEDDING, MS
-from services.inference.llm.quantization import quantize, quantize_rows
-from services.inference.llm.rotation import Matrix, block_size, mix_blocks, rotation
-from services.inference.llm.rotation import hadamard as make_hadamard
+from services.inference.llm.quantization import quantize, quantize_ranges, quantize_rows
+from services.inference.llm.rotation import Matrix, rotation
 from services.inference.llm.weights import WeightSource
 
 _LARGEST_CODE = 127
@@ -33,7 +31,7 @@ _NORM_REACH = 3.5
 
 
 class RotatedLowering(BlockLowering):
-    """Matrices of int8 rows, in a rotated model."""
+    """Matrices of int8 rows and of larger blocks, in a rotated model."""
 
     def __init__(
         self, writer: GraphWriter, weights: WeightSource, config: LlamaConfig, context_tokens: int
@@ -42,9 +40,8 @@ class RotatedLowering(BlockLowering):
         self._rotation = rotation(config.hidden)
         self._norms: dict[str, str] = {}
         self._rounded: dict[str, str] = {}
-        self._one = writer.constant("one_step", np.array(1 / _LARGEST_CODE, np.float32))
         step = np.array(_NORM_REACH / _LARGEST_CODE, np.float32)
-        self._norm_step = writer.constant("norm_step", step)
+        self._step = writer.constant("norm_step", step)
         self._zero = writer.constant("zero_point", np.array(_LARGEST_CODE + 1, np.uint8))
 
     def embed(self, ids: str) -> str:
@@ -60,17 +57,12 @@ class RotatedLowering(BlockLowering):
 
     def linear(self, x: str, *names: str) -> str:
         """A product that reads the stream behind a norm, or one whose result goes back to it."""
-        weight = np.concatenate([self._matrix(name) for name in names])
-        if x in self._norms:
-            return self._from_stream(x, names[0], weight)
-        if names[0].endswith("ffn_down.weight"):
-            x, weight = self._mix(x), mix_blocks(weight, block_size(weight.shape[1]))
-        return self._to_stream(x, names[0], self._rotation.T @ weight)
-
-    def add_bias(self, x: str, *names: str) -> str:
-        """As far as the values of attention are rotated, so is their bias."""
-        bias: Matrix = np.concatenate([self._bias(name) for name in names])
-        return self._writer.node("Add", [x, self._writer.constant(names[0], bias)])
+        weight = np.concatenate([self._weights.weight(name) for name in names])
+        if x not in self._norms:
+            return self._in_blocks(x, names[0], self._rotation.T @ weight)
+        if names[0].endswith("attn_q.weight"):
+            return self._in_blocks(x, names[0], self._behind_norm(x, weight))
+        return self._in_rows(x, names[0], self._behind_norm(x, weight))
 
     def last_token(self, x: str) -> str:
         """Before the head, whose matrix is the largest of all."""
@@ -79,55 +71,25 @@ class RotatedLowering(BlockLowering):
         return last
 
     def _tied_head(self, x: str) -> str:
-        return self._from_stream(x, "head", self._weights.weight(EMBEDDING))
+        return self._in_rows(x, "head", self._behind_norm(x, self._weights.weight(EMBEDDING)))
 
     def _norm_scale(self, name: str) -> str:
         del name
         return self._writer.constant("bare_norm", np.ones(self._config.hidden, np.float32))
 
-    def _matrix(self, name: str) -> Matrix:
-        weight = self._weights.weight(name)
-        size = block_size(self._config.head_dim)
-        if name.endswith("attn_v.weight"):
-            return mix_blocks(weight.T, size).T
-        if name.endswith("attn_output.weight"):
-            return mix_blocks(weight, size)
-        return weight
-
-    def _bias(self, name: str) -> Matrix:
-        bias = self._weights.weight(name)
-        is_value = name.endswith("attn_v.bias")
-        return mix_blocks(bias, block_size(self._config.head_dim)) if is_value else bias
-
-    def _from_stream(self, x: str, name: str, weight: Matrix) -> str:
+    def _behind_norm(self, x: str, weight: Matrix) -> Matrix:
         scaled: Matrix = weight * self._weights.weight(self._norms[x])
+        return scaled @ self._rotation
+
+    def _in_blocks(self, x: str, name: str, weight: Matrix) -> str:
+        return self._multiply_blocks(x, name, quantize_ranges(weight))
+
+    def _in_rows(self, x: str, name: str, weight: Matrix) -> str:
         if x not in self._rounded:
-            self._rounded[x] = self._round(x, self._norm_step)
-        return self._product(self._rounded[x], self._norm_step, name, scaled @ self._rotation)
-
-    def _to_stream(self, x: str, name: str, weight: Matrix) -> str:
-        write = self._writer
-        last_axis = write.constant("last_axis", np.array([-1], np.int64))
-        largest = write.node("ReduceMax", [write.node("Abs", [x]), last_axis], keepdims=1)
-        # A token of zeros becomes 0 / 0, hence any codes, and is then multiplied by 0.
-        codes = self._round(write.node("Div", [x, largest]), self._one)
-        return write.node("Mul", [self._product(codes, self._one, name, weight), largest])
-
-    def _mix(self, x: str) -> str:
-        write, length = self._writer, self._config.intermediate
-        size = block_size(length)
-        blocks = write.constant("blocks", np.array([0, 0, length // size, size], np.int64))
-        matrix = write.constant("block_rotation", make_hadamard(size))
-        mixed = write.node("MatMul", [write.node("Reshape", [x, blocks]), matrix])
-        whole = write.constant("whole", np.array([0, 0, length], np.int64))
-        return write.node("Reshape", [mixed, whole])
-
-    def _round(self, x: str, step: str) -> str:
-        return self._writer.node("QuantizeLinear", [x, step, self._zero])
-
-    def _product(self, codes: str, step: str, name: str, weight: Matrix) -> str:
+            parts = [x, self._step, self._zero]
+            self._rounded[x] = self._writer.node("QuantizeLinear", parts)
         rows = quantize_rows(weight)
         matrix = self._writer.constant(f"{name}.codes", rows.codes.T)
         scales = self._writer.constant(f"{name}.scales", rows.scales)
-        parts = [codes, matrix, step, scales, self._zero]
+        parts = [self._rounded[x], matrix, self._step, scales, self._zero]
         return self._writer.node("MatMulIntegerToFloat", parts, domain=MS)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST_BLOCK = 64
-"""Of a rotation that costs time at run time: large enough to spread, small enough to be cheap."""
 _SEED = 7
 
 Matrix = NDArray[np.float32]
@@ -29,24 +27,3 @@ def rotation(size: int) -> Matrix:
     signs = np.random.default_rng(_SEED).choice([-1.0, 1.0], size)
     matrix: Matrix = (signs[:, None] * cosines).astype(np.float32)
     return matrix
-
-
-def hadamard(size: int) -> Matrix:
-    """The symmetric orthogonal matrix whose entries are all alike but for their signs."""
-    if size == 1:
-        return np.ones((1, 1), np.float32)
-    half = hadamard(size // 2)
-    matrix: Matrix = (np.block([[half, half], [half, -half]]) / np.sqrt(2)).astype(np.float32)
-    return matrix
-
-
-def block_size(length: int) -> int:
-    """The largest power of two, up to `LARGEST_BLOCK`, that divides the length."""
-    return min(length & -length, LARGEST_BLOCK)
-
-
-def mix_blocks(values: Matrix, size: int) -> Matrix:
-    """Turns each run of `size` values of the last axis by `hadamard`; doing it twice undoes it."""
-    blocks = values.reshape(*values.shape[:-1], -1, size)
-    mixed: Matrix = (blocks @ hadamard(size)).reshape(values.shape)
-    return mixed

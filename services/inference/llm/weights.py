@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from services.inference.llm.quantization import BlockInt8
 
-Precision = Literal["int8", "int8-rows", "int4", "fp32"]
+Precision = Literal["int8", "int8-blocks", "int4", "fp32"]
 """What the manifest asks for. A backend that computes in neither says what it does instead."""
 
 

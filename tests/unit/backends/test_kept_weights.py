@@ -78,7 +78,7 @@ def test_an_engine_keeps_what_is_asked_for_or_says_what_it_keeps(wanted: Precisi
         == {
             "int8": "",
             "int4": "",
-            "int8-rows": "weights are int8 instead of int8-rows (tensorrt: unsupported_precision)",
+            "int8-blocks": f"weights are int8 instead of {wanted} (tensorrt: unsupported_precision)",
             "fp32": "computes in bf16, as precision is auto",
         }[wanted]
     )

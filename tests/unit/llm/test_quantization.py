@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gguf
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from mesh.errors import FailedPrecondition
 from services.inference.llm.quantization import (
     BLOCK,
+    LARGE_BLOCK,
     dequantize,
     from_q4_1,
     from_q8_0,
     quantize,
+    quantize_ranges,
     stack,
 )
 
@@ -28,6 +32,23 @@ def test_rounding_errs_by_half_a_step_at_most(weight: np.ndarray) -> None:
     error = np.abs(dequantize(matrix) - weight).reshape(4, 2, BLOCK).max(axis=2)
     assert (error <= matrix.scales * 0.5 + 1e-6).all()
     assert matrix.shape == weight.shape
+
+
+@given(weights, st.booleans())
+def test_a_range_errs_by_a_step_at_most_and_zero_not_at_all(
+    weight: np.ndarray, is_short: bool
+) -> None:
+    weight = weight[:, :BLOCK] if is_short else weight
+    matrix = quantize_ranges(weight)
+    assert (matrix.block, matrix.shape) == (BLOCK if is_short else LARGE_BLOCK, weight.shape)
+    error = np.abs(dequantize(matrix) - weight).reshape(matrix.codes.shape).max(axis=2)
+    assert (error <= matrix.scales + 1e-6).all()
+    assert (dequantize(matrix)[weight == 0] == 0).all()
+
+
+def test_rows_that_have_no_blocks_are_refused() -> None:
+    with pytest.raises(FailedPrecondition, match="rows of 80 weights do not divide into blocks"):
+        quantize_ranges(np.zeros((2, 80), np.float32))
 
 
 @given(weights)

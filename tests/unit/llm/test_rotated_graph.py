@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.inference.backends.backend import BackendSettings
 from services.inference.llm.decoder_graph import build_decoder_graph
 from services.inference.llm.onnxruntime_slots import OnnxRuntimeSlots
-from services.inference.llm.rotation import block_size, hadamard, mix_blocks, rotation
+from services.inference.llm.rotation import rotation
 from services.inference.llm.weights import Precision
 from tests.unit.tensorrt.toy_decoder import CONFIG, ToyWeights
 
@@ -42,7 +42,7 @@ def open_slots(folder: Path, precision: Precision, threads: int = 2) -> OnnxRunt
 
 @pytest.fixture(scope="module")
 def rotated(tmp_path_factory: pytest.TempPathFactory) -> OnnxRuntimeSlots:
-    return open_slots(tmp_path_factory.mktemp("rotated"), "int8-rows")
+    return open_slots(tmp_path_factory.mktemp("rotated"), "int8")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_it_is_the_plain_decoder_but_for_rounding(
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
 def test_a_row_is_the_same_to_the_bit_in_any_company(tmp_path: Path, threads: int) -> None:
-    slots = open_slots(tmp_path, "int8-rows", threads)
+    slots = open_slots(tmp_path, "int8", threads)
     for slot in range(SLOTS):
         slots.prefill(slot, PROMPT[slot:], 0)
     held = [len(PROMPT) - slot for slot in range(SLOTS)]
@@ -82,13 +82,3 @@ def test_a_rotation_keeps_lengths_and_flattens_a_single_value(size: int) -> None
     matrix = rotation(size)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(size), atol=1e-5)
     assert np.abs(matrix).max() <= np.sqrt(2 / size) + 1e-6
-
-
-@pytest.mark.parametrize(
-    ("length", "size"), [(1536, 64), (64, 64), (96, 32), (80, 16), (11008, 64), (3, 1)]
-)
-def test_blocks_are_as_large_as_the_length_allows(length: int, size: int) -> None:
-    assert block_size(length) == size
-    values = np.random.default_rng(0).standard_normal((2, length)).astype(np.float32)
-    np.testing.assert_allclose(mix_blocks(mix_blocks(values, size), size), values, atol=1e-5)
-    assert len(np.unique(np.abs(hadamard(size)))) == 1

@@ -19,7 +19,7 @@ from services.inference.llm.weights import Precision
 
 _FIRST_WITH_BF16 = Architecture(8, 0)
 _ELEMENTS: dict[str, Element] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
-_WEIGHTS: dict[str, WeightForm] = {"int8": "int8", "int8-rows": "int8", "int4": "int4"}
+_WEIGHTS: dict[str, WeightForm] = {"int8": "int8", "int8-blocks": "int8", "int4": "int4"}
 
 
 def decoder_form(weights: Precision, compute: str, architecture: Architecture) -> StandardForm:
