@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mesh.catalog import Catalog, Instance
+from mesh.catalog import Catalog
 from mesh.controlplane.ads_servicer import AdsServicer, ads_binding
 from mesh.controlplane.build import World
 from mesh.controlplane.cache import SnapshotCache
@@ -13,9 +13,9 @@ from mesh.controlplane.leader import Leader
 from mesh.controlplane.metrics import ControlplaneMetrics
 from mesh.controlplane.observe import run_observation
 from mesh.controlplane.publish import Publisher
-from mesh.controlplane.topology import ControlplaneSettings, Endpoint
+from mesh.controlplane.topology import ControlplaneSettings
 from mesh.lifecycle import run, settings_or_exit
-from mesh.log_level import following_log_level
+from mesh.member import joined, make_instance
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
 
@@ -51,13 +51,9 @@ async def _serve(settings: ControlplaneSettings, stop: asyncio.Event) -> None:
                 tasks.create_task(run_observation(catalog, on_world)),
                 tasks.create_task(leader.run()),
             ]
-            address = Endpoint.parse(settings.controlplane_listen).host
-            meta = {"metrics_port": str(telemetry.metrics_port)}
-            instance = Instance(owner, NAME, address, server.port, meta=meta)
-            async with (
-                catalog.registered(instance),
-                following_log_level(catalog, settings.log_level),
-            ):
+            listen, metrics_port = settings.controlplane_listen, telemetry.metrics_port
+            instance = make_instance(NAME, owner, listen, server.port, metrics_port)
+            async with joined(catalog, instance, settings.log_level):
                 await stop.wait()
             for task in work:
                 task.cancel()

@@ -6,10 +6,10 @@ import asyncio
 import secrets
 from functools import partial
 
-from mesh.catalog import Catalog, Instance
+from mesh.catalog import Catalog
 from mesh.channel import open_channel
 from mesh.lifecycle import run, settings_or_exit
-from mesh.log_level import following_log_level
+from mesh.member import joined, make_instance
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
 from services.gateway.directory_watch import watch_directory
@@ -22,7 +22,7 @@ NAME = "gateway"
 
 async def _serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     instance_id = f"{NAME}-{secrets.token_hex(4)}"
-    drain_s, level = settings.drain_timeout_s, settings.log_level
+    drain_s = settings.drain_timeout_s
     with open_telemetry(NAME, instance_id, otlp_endpoint=settings.otlp_endpoint) as telemetry:
         async with (
             Catalog.open(settings.consul_address) as catalog,
@@ -42,10 +42,15 @@ async def _serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     front.http, listen=settings.http_listen, drain_timeout_s=drain_s
                 ) as http_port,
             ):
-                address = settings.listen.rpartition(":")[0]
-                meta = {"http_port": str(http_port), "metrics_port": str(telemetry.metrics_port)}
-                instance = Instance(instance_id, NAME, address, server.port, meta=meta)
-                async with catalog.registered(instance), following_log_level(catalog, level):
+                instance = make_instance(
+                    NAME,
+                    instance_id,
+                    settings.listen,
+                    server.port,
+                    telemetry.metrics_port,
+                    http_port=str(http_port),
+                )
+                async with joined(catalog, instance, settings.log_level):
                     await stop.wait()
 
 

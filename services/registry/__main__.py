@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-from mesh.catalog import Catalog, Instance
+from mesh.catalog import Catalog
 from mesh.lifecycle import run, settings_or_exit
-from mesh.log_level import following_log_level
+from mesh.member import joined, make_instance
 from mesh.server import serve
 from mesh.store import ArtefactStore
 from mesh.telemetry import open_telemetry
@@ -42,13 +42,10 @@ async def _serve(settings: RegistrySettings, stop: asyncio.Event) -> None:
                     implementation=settings.grpc_server,
                 ) as server,
             ):
-                host = settings.listen.rpartition(":")[0]
-                meta = {"metrics_port": str(telemetry.metrics_port)}
-                instance = Instance(instance_id, NAME, host, server.port, meta=meta)
-                async with (
-                    catalog.registered(instance),
-                    following_log_level(catalog, settings.log_level),
-                ):
+                instance = make_instance(
+                    NAME, instance_id, settings.listen, server.port, telemetry.metrics_port
+                )
+                async with joined(catalog, instance, settings.log_level):
                     await stop.wait()
 
 
