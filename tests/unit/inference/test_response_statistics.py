@@ -13,27 +13,12 @@ from mesh.pb import inference_pb2 as oip
 from services.inference.models.response_statistics import PLACES
 from services.inference.models.statistics import VersionStatistics
 from services.inference.models.timing import Timing
+from tests.unit.inference.virtual_time import HandClock
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_ns = 5_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def statistics(clock: Clock) -> VersionStatistics:
-    return VersionStatistics("m", 1, clock)
-
-
-def answer(statistics: VersionStatistics, clock: Clock, pieces: int, end: Exception | None) -> None:
+def answer(
+    statistics: VersionStatistics, clock: HandClock, pieces: int, end: Exception | None
+) -> None:
     """A request that waits 3, has responses of 10 computing and 2 handing on, and ends so."""
     with statistics.measure_decoupled() as measured:
         clock.now_ns += 3
@@ -110,7 +95,7 @@ ENDS = st.sampled_from([None, Internal("no"), asyncio.CancelledError(), Generato
 
 @given(st.lists(st.tuples(st.integers(0, 5), ENDS)))
 def test_every_request_is_counted_once_at_each_place_that_it_reached(requests) -> None:
-    clock = Clock()
+    clock = HandClock()
     statistics = VersionStatistics("m", 1, clock)
     for pieces, end in requests:
         try:

@@ -9,26 +9,9 @@ from hypothesis import strategies as st
 from mesh.errors import InvalidArgument
 from services.inference.models.statistics import VersionStatistics, phases
 from services.inference.models.timing import Execution, Timing
+from tests.unit.inference.virtual_time import HandClock
 
 moments = st.integers(0, 2**62)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ns = 5_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def statistics(clock: Clock) -> VersionStatistics:
-    return VersionStatistics("m", 3, clock)
 
 
 @given(moments, st.none() | moments, moments, moments, moments)
@@ -42,7 +25,9 @@ def test_phases_are_never_negative_and_end_with_the_request(
     assert sum(durations) == max(known) - began
 
 
-def test_a_success_is_split_into_its_phases(statistics: VersionStatistics, clock: Clock) -> None:
+def test_a_success_is_split_into_its_phases(
+    statistics: VersionStatistics, clock: HandClock
+) -> None:
     began = clock.now_ns
     with statistics.measure() as measured:
         clock.now_ns += 100
@@ -66,7 +51,7 @@ def test_a_success_is_split_into_its_phases(statistics: VersionStatistics, clock
 
 @pytest.mark.parametrize("error", [InvalidArgument("no", field="x"), GeneratorExit()])
 def test_a_failure_counts_as_one_and_as_nothing_else(
-    statistics: VersionStatistics, clock: Clock, error: BaseException
+    statistics: VersionStatistics, clock: HandClock, error: BaseException
 ) -> None:
     def fail() -> None:
         with statistics.measure():

@@ -41,6 +41,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._selector_clock.now_s
 
 
+class HandClock:
+    """A clock in nanoseconds that the test moves."""
+
+    def __init__(self) -> None:
+        self.now_ns = 5_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
 class HeldExecutor(Executor):
     """Jobs that are done when the test says so, in the order that it says."""
 
