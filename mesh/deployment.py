@@ -2,7 +2,8 @@
 
 `ringmesh/deployments/<model>` in Consul KV says which versions of a model should serve, and carries
 everything a node needs to load them, so that serving never depends on the registry being up;
-`ringmesh/placements/<node>` says what one node should hold. Both are checked when they are made: a
+`ringmesh/placements/<node>` says what one node should hold; `ringmesh/counts/<model>/<version>` is
+what a node with the files has found that a version needs. All are checked when they are made: a
 document that names a version it does not describe cannot exist. This module knows neither Consul
 nor who decides; reading raises `ValueError` on a document that is not one.
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 DEPLOYMENTS_PREFIX = "ringmesh/deployments/"
 PLACEMENTS_PREFIX = "ringmesh/placements/"
+COUNTS_PREFIX = "ringmesh/counts/"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -120,6 +122,13 @@ class Assignment(_Document):
     model: ModelName
     spec: VersionSpec
     may_page: bool = False
+
+
+class Count(_Document):
+    """What a version needs of a node's memory, as counted by a node that has its files."""
+
+    digest: Digest
+    needs_bytes: Annotated[int, Field(ge=0)]
 
 
 class Placement(_Document):

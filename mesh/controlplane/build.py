@@ -15,7 +15,7 @@ from mesh.controlplane.snapshot import ResourceType, Snapshot, make_snapshot
 from mesh.controlplane.topology import Topology
 from mesh.controlplane.tuning import Tuning
 from mesh.controlplane.xds.messages import Spec
-from mesh.deployment import Deployment
+from mesh.deployment import Count, Deployment
 
 GATEWAY = "gateway"
 INFERENCE = "inference"
@@ -24,11 +24,15 @@ SERVICES = (GATEWAY, INFERENCE, cluster.REGISTRY, cluster.CONFIG)
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What is known now: the live instances by service, the deployments by model, the tuning."""
+    """What is known now: the live instances by service, the deployments by model, the tuning.
+
+    `counts` is what versions need of a node's memory, as far as nodes have counted it.
+    """
 
     instances: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     tuning: Tuning = field(default_factory=Tuning)
+    counts: Mapping[tuple[str, int], Count] = field(default_factory=dict)
 
     def of(self, service: str) -> tuple[Instance, ...]:
         """The live instances of a service."""

@@ -15,7 +15,7 @@ from mesh.controlplane.build import INFERENCE, World
 from mesh.controlplane.membership import Membership
 from mesh.controlplane.metrics import ControlplaneMetrics
 from mesh.controlplane.placement import Holding, Node, keep_until_replaced, place
-from mesh.deployment import PLACEMENTS_PREFIX, Assignment, Placement
+from mesh.deployment import COUNTS_PREFIX, PLACEMENTS_PREFIX, Assignment, Placement
 from mesh.errors import InvalidArgument, Unavailable
 from mesh.logs import get_logger
 from mesh.manifest import TASKS_OF_FORMAT, Format
@@ -86,7 +86,9 @@ class Leader:
         seen = self._membership.observe(read_nodes(world.of(INFERENCE)), now_s)
         self._membership = seen.remember(current, now_s)
         members = self._membership.members(now_s, grace_s)
-        wanted = keep_until_replaced(place(members, world.deployments.values()), current, members)
+        placed = place(members, world.deployments.values(), world.counts)
+        wanted = keep_until_replaced(placed, current, members)
+        await self._forget_counts(world)
         if not await self._write(wanted, entries):
             return RETRY_S
         next_s = self._membership.next_change_s(now_s, grace_s)
@@ -105,6 +107,13 @@ class Leader:
             await self._catalog.delete(key)
             _log.info("node given up", node=key.removeprefix(PLACEMENTS_PREFIX))
         return done
+
+    async def _forget_counts(self, world: World) -> None:
+        """Of versions that nobody deploys any more."""
+        for model, version in world.counts:
+            deployment = world.deployments.get(model)
+            if deployment is None or version not in deployment.versions:
+                await self._catalog.delete(f"{COUNTS_PREFIX}{model}/{version}")
 
 
 def read_nodes(instances: Iterable[Instance]) -> list[Node]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from mesh.catalog import Catalog, Instance, KvEntry
 from mesh.controlplane.build import SERVICES, World
 from mesh.controlplane.tuning import SETTINGS_PREFIX, read_tuning
-from mesh.deployment import DEPLOYMENTS_PREFIX, Deployment
+from mesh.deployment import COUNTS_PREFIX, DEPLOYMENTS_PREFIX, Count, Deployment
 from mesh.logs import get_logger
 
 _log = get_logger(__name__)
@@ -25,7 +26,7 @@ class Observation:
 
     def __init__(self) -> None:
         self._world = World()
-        self._silent = {*SERVICES, DEPLOYMENTS_PREFIX, SETTINGS_PREFIX}
+        self._silent = {*SERVICES, DEPLOYMENTS_PREFIX, SETTINGS_PREFIX, COUNTS_PREFIX}
 
     def __repr__(self) -> str:
         return f"<Observation silent={sorted(self._silent)} {self._world}>"
@@ -53,6 +54,16 @@ class Observation:
         self._world = replace(self._world, tuning=read_tuning(values, _complain))
         self._silent.discard(SETTINGS_PREFIX)
 
+    def take_counts(self, entries: Mapping[str, KvEntry]) -> None:
+        """What versions need of a node's memory; what cannot be read is not known."""
+        counts: dict[tuple[str, int], Count] = {}
+        for key, entry in entries.items():
+            model, _, version = key.removeprefix(COUNTS_PREFIX).rpartition("/")
+            with suppress(ValueError):
+                counts[model, int(version)] = Count.from_json(entry.value)
+        self._world = replace(self._world, counts=counts)
+        self._silent.discard(COUNTS_PREFIX)
+
     def _read_deployment(self, key: str, entry: KvEntry) -> Deployment | None:
         model = key.removeprefix(DEPLOYMENTS_PREFIX)
         try:
@@ -76,6 +87,8 @@ async def run_observation(catalog: Catalog, on_world: Callable[[World], None]) -
         settings = catalog.watch_prefix(SETTINGS_PREFIX)
         tasks.create_task(_follow(deployments, seen.take_deployments, changed))
         tasks.create_task(_follow(settings, seen.take_settings, changed))
+        counts = catalog.watch_prefix(COUNTS_PREFIX)
+        tasks.create_task(_follow(counts, seen.take_counts, changed))
         while True:
             await changed.wait()
             changed.clear()

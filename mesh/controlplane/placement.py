@@ -5,11 +5,11 @@ it. A node that leaves moves only what it held, one that joins takes only what i
 for. All versions of a model rank the nodes alike, so that a new version is loaded where the old one
 is warm. Moving is make-before-break: see `keep_until_replaced`.
 
-Nodes have only so much memory. A version goes to the best nodes that have room for it, by estimate;
-what answers already where it belongs takes its room first, so that a newcomer displaces nobody.
-Versions that may be paged share what the others leave: it is enough that each fits by itself. One
-that fits nowhere still goes to the node that has most room: that node counts exactly, and if there
-is too little, says in its status what is missing.
+Nodes have only so much memory. A version goes to the best nodes that have room for it: by estimate
+until some node has counted, so that a node that had to refuse it is not asked again. What answers
+already where it belongs takes its room first, so that a newcomer displaces nobody. Versions that
+may be paged share what the others leave: it is enough that each fits by itself. One that fits
+nowhere still goes to the node that has most room, which says in its status what is missing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from mesh.deployment import Assignment, Deployment, Placement, VersionSpec
+from mesh.deployment import Assignment, Count, Deployment, Placement, VersionSpec
 from mesh.manifest import Format
 from mesh.memory_estimate import estimate_bytes
 
@@ -96,11 +97,15 @@ class _Wanted:
         return room.free_bytes(may_page=self.may_page) >= self.needs_bytes
 
 
-def place(nodes: Iterable[Node], deployments: Iterable[Deployment]) -> dict[str, Placement]:
-    """What each node should hold."""
+def place(
+    nodes: Iterable[Node],
+    deployments: Iterable[Deployment],
+    counts: Mapping[Holding, Count] = MappingProxyType({}),
+) -> dict[str, Placement]:
+    """What each node should hold, given what is known of the versions' memory."""
     rooms = [_Room(node) for node in nodes]
     wanted = [
-        _Wanted(each, spec, estimate_bytes(spec))
+        _Wanted(each, spec, needs_bytes(spec, counts.get((each.model, spec.version))))
         for each in deployments
         for spec in each.versions.values()
     ]
@@ -115,6 +120,13 @@ def place(nodes: Iterable[Node], deployments: Iterable[Deployment]) -> dict[str,
         if not chosen[each.holding]:
             _take_unfit(each, each.rank(rooms), chosen)
     return {room.node.id: _placement(room, wanted, chosen) for room in rooms}
+
+
+def needs_bytes(spec: VersionSpec, count: Count | None) -> int:
+    """What a version takes: as counted, if that was of the same content, or else by estimate."""
+    if count is not None and count.digest == spec.digest:
+        return count.needs_bytes
+    return estimate_bytes(spec)
 
 
 def _take(wanted: _Wanted, rooms: Iterable[_Room], chosen: Mapping[Holding, list[_Room]]) -> None:

@@ -16,6 +16,7 @@ from services.inference.allocator import bound_arenas
 from services.inference.bindings import make_bindings
 from services.inference.loading_thread import leave_threads
 from services.inference.models.announcement import Announcement
+from services.inference.models.count_report import CountReport
 from services.inference.models.loader import ModelLoader
 from services.inference.models.memory import Memory
 from services.inference.models.metrics import ModelCollector
@@ -69,7 +70,7 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
                     loads=asyncio.Semaphore(settings.concurrent_loads),
                     unload_timeout_s=settings.unload_timeout_s,
                     memory=memory,
-                    measure=loader.measure,
+                    measure=CountReport(loader.measure, catalog).measure,
                 )
                 placement = catalog.watch_key(PLACEMENTS_PREFIX + node)
                 follower = PlacementWatch(node, residence, make_lifetime)

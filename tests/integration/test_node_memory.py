@@ -13,8 +13,9 @@ import tritonclient.grpc.aio as triton
 from onnx import TensorProto, helper
 
 from mesh.catalog import Catalog, Instance
-from mesh.deployment import Assignment
+from mesh.deployment import COUNTS_PREFIX, Assignment, Count
 from mesh.manifest import Manifest
+from mesh.memory_estimate import estimate_bytes
 from mesh.pb import node_pb2
 from tests.integration.consul_rig import ConsulRig, eventually
 from tests.integration.node_process import node, place, status, store_files, tagged
@@ -105,6 +106,11 @@ async def test_a_model_that_does_not_fit_is_refused_with_figures_and_loaded_when
         assert "of 10 MB are free: " in told.reason
         assert "five@1 has 4 MB" in told.reason
         assert "six@1 has 4 MB" in told.reason
+        counted = await shared_catalog.get(COUNTS_PREFIX + "seven/1")  # for those who place it
+        assert counted is not None
+        assert Count.from_json(counted.value) == Count(
+            digest=late.spec.digest, needs_bytes=estimate_bytes(late.spec)
+        )
         assert (await infer(instance, "five")).shape == (1, 1000)
         await place(shared_catalog, kept[0], late)
         await tagged(shared_catalog, "five@1", "seven@1")

@@ -35,6 +35,7 @@ class Loading:
         self._open_model = open_model
         self._memory = memory
         self._measure = measure
+        self._needs_bytes: int | None = None
         self._given_up: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -65,10 +66,11 @@ class Loading:
         *,
         waits: bool,
     ) -> LoadedModel:
-        needs_bytes = await self._measure(assignment())
+        if self._needs_bytes is None:  # its content stays what it is for as long as it stays
+            self._needs_bytes = await self._measure(assignment())
         await self._memory.reserve(
             self._key,
-            needs_bytes,
+            self._needs_bytes,
             may_page=lambda: assignment().may_page,
             page_out=page_out,
             waits=waits,

@@ -8,7 +8,13 @@ from mesh.controlplane.leader import read_nodes, read_placements
 from mesh.controlplane.observe import Observation
 from mesh.controlplane.placement import Node
 from mesh.controlplane.tuning import SETTINGS_PREFIX, Tuning
-from mesh.deployment import DEPLOYMENTS_PREFIX, PLACEMENTS_PREFIX, Placement
+from mesh.deployment import (
+    COUNTS_PREFIX,
+    DEPLOYMENTS_PREFIX,
+    PLACEMENTS_PREFIX,
+    Count,
+    Placement,
+)
 from tests.unit.controlplane.documents import deployment
 
 
@@ -22,6 +28,7 @@ def complete() -> Observation:
         seen.take_instances(service, ())
     seen.take_deployments({})
     seen.take_settings({})
+    seen.take_counts({})
     return seen
 
 
@@ -33,7 +40,17 @@ def test_nothing_is_known_until_every_source_has_answered() -> None:
     seen.take_deployments({})
     assert seen.world is None
     seen.take_settings({})
+    assert seen.world is None
+    seen.take_counts({})
     assert seen.world is not None
+
+
+def test_counts_are_read_by_model_and_version() -> None:
+    seen, count = complete(), Count(digest="0" * 64, needs_bytes=7)
+    found = {"m/1": count.to_json(), "m/x": count.to_json(), "m/2": b"{", "odd": b""}
+    seen.take_counts({COUNTS_PREFIX + key: KvEntry(value, 1) for key, value in found.items()})
+    assert seen.world is not None
+    assert seen.world.counts == {("m", 1): count}
 
 
 def test_a_deployment_that_cannot_be_read_keeps_its_last_good_form() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mesh.catalog import Instance
 from mesh.controlplane.leader import read_nodes
 from mesh.controlplane.placement import Node, keep_until_replaced, place
-from mesh.deployment import ArtefactFile, Deployment, Placement, TargetSpec, VersionSpec
+from mesh.deployment import ArtefactFile, Count, Deployment, Placement, TargetSpec, VersionSpec
 from mesh.manifest import Manifest
 from mesh.memory_estimate import estimate_bytes
 
@@ -146,6 +146,21 @@ def test_a_version_that_fits_nowhere_goes_where_it_will_be_told_what_is_missing(
     placed = place(nodes, [deployment("huge", 99, replicas=2), deployment("tiny", 45)])
     assert {a.model for a in placed["large"].assignments} == {"huge", "tiny"}
     assert placed["small"].assignments == ()
+
+
+def test_a_version_that_a_node_has_to_refuse_goes_where_there_is_room() -> None:
+    nodes = [Node("first", memory_bytes=100), Node("second", memory_bytes=200)]
+    wanted = [deployment("m", 90)]
+    (best,) = (name for name, each in place(nodes, wanted).items() if each.assignments)
+    smaller = [replace(each, memory_bytes=100 if each.id == best else 200) for each in nodes]
+    counted = {("m", 1): Count(digest="0" * 64, needs_bytes=120)}
+    for _ in range(2):  # and stays there, though the best one has it no more
+        (other,) = (
+            name for name, each in place(smaller, wanted, counted).items() if each.assignments
+        )
+        assert other != best
+    of_other_content = {("m", 1): Count(digest="1" * 64, needs_bytes=120)}
+    assert place(smaller, wanted, of_other_content)[best].assignments
 
 
 def test_a_change_of_paging_alone_holds_a_version_once() -> None:
