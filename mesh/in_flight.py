@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 
 class CallsInFlight:
@@ -34,10 +34,8 @@ class CallsInFlight:
             if not self._count:
                 self._none.set()
 
-    async def wait_until_none(self, timeout_s: float, *, quiet_s: float) -> None:
-        """Returns once the last has ended so long ago; after that time at most, come what may."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while (left_s := self._last_end_s + quiet_s - time.monotonic()) > 0 or self._count:
-                    await self._none.wait()
-                    await asyncio.sleep(max(left_s, 0))
+    async def wait_until_none(self, *, quiet_s: float) -> None:
+        """Returns once the last has ended so long ago."""
+        while (left_s := self._last_end_s + quiet_s - time.monotonic()) > 0 or self._count:
+            await self._none.wait()
+            await asyncio.sleep(max(left_s, 0))

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import grpc
-import pygrpc_native.aio
 from grpc_health.v1 import health_pb2_grpc
 
 from mesh.errors import Unavailable
@@ -23,15 +22,17 @@ from mesh.health import HealthServicer
 from mesh.in_flight import CallsInFlight
 from mesh.interceptors import ServerInterceptor
 from mesh.logs import get_logger
+from mesh.native_server import NativeServer
 from mesh.reflection import add_reflection
 from mesh.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
-FLUSH_S = 0.5
-"""A handler's last words are on their way for a moment after it has ended."""
-WATCHER_FLUSH_S = 0.1
-"""The same for those who watch the health, whose calls are not counted: some come all the time."""
+QUIET_S = 0.5
+"""A handler's last words are on their way for a moment after it has ended; of bidirectional streams
+nothing else is known."""
+FLUSH_S = 0.1
+"""What the library has sent, the system has still to send."""
 
 _log = get_logger(__name__)
 
@@ -84,11 +85,19 @@ async def serve(
         yield GrpcServer(port, health)
     finally:
         await health.drain()
-        if implementation == "native":  # closes its connections as soon as the last handler ends
-            await asyncio.sleep(WATCHER_FLUSH_S)
-            await in_flight.wait_until_none(drain_timeout_s, quiet_s=FLUSH_S)
+        if isinstance(server, NativeServer):
+            await _drain(server, in_flight, drain_timeout_s)
         await server.stop(drain_timeout_s)
         _log.info("stopped serving", port=port)
+
+
+async def _drain(server: NativeServer, in_flight: CallsInFlight, timeout_s: float) -> None:
+    """Lets the last answers go out: stopping closes the connections as soon as no handler runs."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await in_flight.wait_until_none(quiet_s=QUIET_S)
+            await server.wait_until_taken()
+    await asyncio.sleep(FLUSH_S)
 
 
 def _make_server(
@@ -96,9 +105,10 @@ def _make_server(
     interceptor: ServerInterceptor,
     max_message_bytes: int,
 ) -> grpc.aio.Server:
-    make = pygrpc_native.aio.server if implementation == "native" else grpc.aio.server
-    server: grpc.aio.Server = make(interceptors=[interceptor], options=_options(max_message_bytes))
-    return server
+    if implementation == "native":
+        native: grpc.aio.Server = NativeServer([interceptor], _options(max_message_bytes))
+        return native
+    return grpc.aio.server(interceptors=[interceptor], options=_options(max_message_bytes))
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -13,15 +14,17 @@ from mesh.channel import open_channel
 from mesh.errors import InvalidArgument, ModelNotReady, QueueFull, error_from_rpc
 from mesh.pb import node_pb2, node_pb2_grpc
 from mesh.reflection import V1, V1ALPHA
-from mesh.server import GrpcServer, ServiceBinding, serve
+from mesh.server import FLUSH_S, QUIET_S, GrpcServer, ServiceBinding, serve
 from mesh.telemetry import Telemetry, open_telemetry
 
 NODE = "ringmesh.node.v1.Node"
+LARGE = "x" * 16_000_000
 
 
 class EchoServicer(node_pb2_grpc.NodeServicer):
     def __init__(self) -> None:
         self.cancelled = asyncio.Event()
+        self.ended = asyncio.Event()
 
     async def Generate(self, request, context):  # noqa: N802
         if request.text == "refuse":
@@ -38,6 +41,8 @@ class EchoServicer(node_pb2_grpc.NodeServicer):
         except (asyncio.CancelledError, GeneratorExit):  # the latter while a response goes out
             self.cancelled.set()
             raise
+        finally:
+            self.ended.set()
 
     async def ListModels(self, request, context):  # noqa: N802
         raise ModelNotReady("minilm", "LOADING", "fetching the artefact")
@@ -198,6 +203,46 @@ async def test_an_open_watch_does_not_keep_a_server_from_stopping(
         await anext(statuses)
     assert asyncio.get_running_loop().time() - started < 20
     await channel.close()
+
+
+@asynccontextmanager
+async def stopping(telemetry: Telemetry) -> AsyncIterator[tuple[Any, asyncio.Task[None]]]:
+    """A native server that has begun to stop, and a call whose whole answer its client has to read.
+
+    The answer has left its handler, and is larger than what a client takes in unasked.
+    """
+    servicer, options = EchoServicer(), [("grpc.max_receive_message_length", -1)]
+    binding = ServiceBinding(NODE, node_pb2_grpc.add_NodeServicer_to_server, servicer)
+    async with AsyncExitStack() as stack:
+        serving = serve(
+            listen="127.0.0.1:0", services=[binding], telemetry=telemetry, drain_timeout_s=60
+        )
+        server = await serving.__aenter__()
+        options += [("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]
+        address = f"127.0.0.1:{server.port}"
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options))
+        call = node_pb2_grpc.NodeStub(channel).Generate(node_pb2.GenerateRequest(text=LARGE))
+        await servicer.ended.wait()
+        stop = asyncio.create_task(serving.__aexit__(None, None, None))
+        try:
+            yield call, stop
+        finally:
+            call.cancel()
+            await stop
+
+
+async def test_a_large_last_answer_waits_for_its_slow_reader(telemetry) -> None:
+    async with stopping(telemetry) as (call, stop):
+        await asyncio.wait({stop}, timeout=3 * (QUIET_S + FLUSH_S))
+        assert not stop.done()
+        assert [response.delta.text async for response in call] == [LARGE]
+        await stop
+
+
+async def test_a_reader_that_leaves_is_not_waited_for(telemetry) -> None:
+    async with stopping(telemetry) as (call, stop):
+        call.cancel()
+        await asyncio.wait_for(stop, 20)
 
 
 @pytest.mark.parametrize("version", [V1, V1ALPHA])

@@ -1,0 +1,46 @@
+"""`pygrpc-native`'s server, and whether its clients have taken its answers.
+
+A handler ends when its last message is handed to the library; from there on only the library knows
+how far it has come, and a reader may take its time. Its metrics tell: a call counts as started when
+it arrives, and under its status when the last of its answer has gone out, or its client has gone.
+What goes by way of the library's own grpcio server (bidirectional streams) is not among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+import pygrpc_native.aio
+
+POLL_S = 0.01
+"""Often enough: it ends a process, and costs 15 us."""
+
+
+class NativeServer(pygrpc_native.aio.Server):
+    """The library's server, with its metrics on."""
+
+    def __init__(
+        self,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        options: Sequence[tuple[str, int]],
+    ) -> None:
+        super().__init__(interceptors=interceptors, options=options)
+        self._front_args["metrics"] = True  # the front takes it, and no gRPC option stands for it
+
+    @property
+    def answers_under_way(self) -> int:
+        """Calls whose answer is not made, or not taken yet."""
+        metrics = None if self._front is None else self._front.metrics()
+        if metrics is None:
+            return 0
+        return sum(
+            method["started"] - sum(status["count"] for status in method["status"].values())
+            for method in metrics["methods"].values()
+        )
+
+    async def wait_until_taken(self) -> None:
+        """Returns once no answer is under way."""
+        while self.answers_under_way:  # noqa: ASYNC110 - the library has no event for it
+            await asyncio.sleep(POLL_S)
