@@ -152,7 +152,9 @@ class Graph:
 
     `onnx` gives the path of its ONNX form, made at the first call if it was not one to begin with.
     `encoder` is there where the model is known by its architecture, for backends that take weights.
-    `compute` is the manifest's `precision`: what a backend with a choice computes in.
+    `compute` is the manifest's `precision`: what a backend with a choice computes in. Where it
+    `has_rows`, every first axis counts rows that are computed each for itself, so that a backend
+    may pad them to other numbers or cut them apart.
     """
 
     model: str
@@ -161,6 +163,7 @@ class Graph:
     cache_dir: Path
     encoder: BertSource | None = None
     compute: str = "auto"
+    has_rows: bool = False
 
 
 class Backend(Protocol):

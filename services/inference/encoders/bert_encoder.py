@@ -129,6 +129,7 @@ def _graph(source: BertSource, spec: VersionSpec, cache_dir: Path) -> Graph:
         cache_dir=cache_dir,
         encoder=source,
         compute=spec.manifest.precision,
+        has_rows=True,
     )
 
 

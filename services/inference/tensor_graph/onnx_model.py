@@ -57,6 +57,7 @@ def load_onnx(folder: Path, spec: VersionSpec, place: TensorPlace) -> Tried:
         onnx=lambda: path,
         cache_dir=place.cache_dir,
         compute=manifest.precision,
+        has_rows=manifest.batching is not None,
     )
     instances, opening = open_first(
         manifest.backend,

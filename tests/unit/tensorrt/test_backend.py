@@ -139,7 +139,9 @@ def linear_graph(folder: Path, columns: int | str) -> Path:
     return writer.save({"": 21})
 
 
-def graph_of(path: Path, cache_dir: Path, encoder: BertSource | None = None) -> Graph:
+def graph_of(
+    path: Path, cache_dir: Path, encoder: BertSource | None = None, *, has_rows: bool = True
+) -> Graph:
     return Graph(
         model="linear",
         digest="e" * 64,
@@ -147,6 +149,7 @@ def graph_of(path: Path, cache_dir: Path, encoder: BertSource | None = None) -> 
         cache_dir=cache_dir,
         encoder=encoder,
         compute="fp32",
+        has_rows=has_rows,
     )
 
 
@@ -169,6 +172,29 @@ def test_a_graph_whose_shapes_cannot_be_known_is_not_for_this_backend(
 ) -> None:
     graph = graph_of(linear_graph(tmp_path / "linear", "any"), tmp_path / "cache")
     assert refused(lambda: backend.open_graph(graph)) is Obstacle.UNSUPPORTED_MODEL
+
+
+def test_a_graph_that_may_mix_its_rows_is_not_for_this_backend(
+    backend: TensorRtBackend, tmp_path: Path
+) -> None:
+    path = linear_graph(tmp_path / "linear", 4)
+    graph = graph_of(path, tmp_path / "cache", has_rows=False)
+    assert refused(lambda: backend.open_graph(graph)) is Obstacle.UNSUPPORTED_MODEL
+
+
+def test_an_output_whose_size_nobody_knows_is_no_engines(
+    machine: OracleMachine, backend: TensorRtBackend, tmp_path: Path
+) -> None:
+    folder = tmp_path / "places"
+    folder.mkdir()
+    writer = GraphWriter("places", folder)
+    x = writer.input("x", TensorProto.FLOAT, ["rows", 4])
+    writer.node("NonZero", [x], ["y"])
+    writer.output("y", TensorProto.INT64, [2, "found"])
+    graph = graph_of(writer.save({"": 21}), tmp_path / "cache")
+    work_for(lambda: backend.open_graph(graph)).prepare()
+    assert refused(lambda: backend.open_graph(graph)) is Obstacle.BUILD_FAILED
+    assert machine.gpus[-1].is_closed
 
 
 def test_an_encoders_free_axes_are_rows_and_tokens(

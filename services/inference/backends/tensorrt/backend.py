@@ -73,9 +73,9 @@ class TensorRtBackend:
         return Device.GPU
 
     def kept_weights(self, wanted: Precision, compute: str) -> KeptWeights:
-        """As asked for where it can be; whole rows of int8 become blocks."""
+        """As asked for; float32 is what `precision` says."""
         architecture = self._machine.identify().architecture
-        return kept_weights(decoder_form(wanted, compute, architecture))
+        return kept_weights(decoder_form(wanted, compute, architecture), wanted)
 
     def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
         """Loads the decoder's engine, and runs it in every shape once."""
@@ -111,6 +111,11 @@ class TensorRtBackend:
 
     def open_graph(self, graph: Graph) -> TensorRtGraph:
         """Loads the graph's engine; an encoder computes in half precision unless told not to."""
+        if not graph.has_rows:
+            text = (
+                f"{graph.model} may mix its rows, and runs are padded: its manifest has no batching"
+            )
+            raise BackendUnavailable(BACKEND, Obstacle.UNSUPPORTED_MODEL, text)
         source = graph.onnx()
         profile = graph_profile(graph.model, source, graph.encoder)
         half = graph.encoder is not None and is_half(graph.compute)

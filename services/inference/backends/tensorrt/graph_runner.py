@@ -101,6 +101,10 @@ class _Stage:
     def __init__(self, gpu: Gpu, tensor: GraphTensor, largest: Shape) -> None:
         self._gpu = gpu
         self._name = tensor.name
+        if tensor.datatype not in _NUMPY_TYPES or min(largest, default=1) < 0:
+            raise BackendFailed(
+                f"{tensor.name} is {tensor.datatype} {list(largest)}: cannot be kept"
+            )
         self._type = _NUMPY_TYPES[tensor.datatype]
         self.size_bytes = int(np.prod(largest)) * self._type.itemsize
         self._host = gpu.pinned(self.size_bytes).view(self._type)

@@ -28,7 +28,7 @@ def decoder_form(weights: Precision, compute: str, architecture: Architecture) -
     return StandardForm(_ELEMENTS.get(compute, usual), _WEIGHTS.get(weights, "plain"))
 
 
-def kept_weights(form: StandardForm) -> KeptWeights:
+def kept_weights(form: StandardForm, wanted: Precision) -> KeptWeights:
     """How an engine of this form keeps a decoder: a scale for each block, and a plain table."""
     element = form.element_bytes
     plain = KeptWeights(
@@ -43,7 +43,7 @@ def kept_weights(form: StandardForm) -> KeptWeights:
     code_bytes = 1.0 if form.weights == "int8" else 0.5
     return replace(
         plain,
-        form=form.weights,
+        form=wanted,  # both kinds of int8 are blocks here
         weight_bytes=code_bytes + element / BLOCK,
         table_bytes=element,
     )
