@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import threading
 from typing import Any
 
 from services.inference.backends.backend import (
@@ -36,6 +37,8 @@ class TorchBackend:
 
     def __init__(self, settings: BackendSettings) -> None:
         self._settings = settings
+        # On a GPU, what one model does when it is opened can spoil another's opening.
+        self._turn = threading.Lock()
 
     def check(self) -> Device:
         """On the first GPU if there is one, else on the CPU."""
@@ -56,7 +59,8 @@ class TorchBackend:
     def open_slots(self, decoder: Decoder, slots: int) -> SlotBackend:
         """Loads the weights onto the device; nothing is kept on disk."""
         place = self._place(decoder.compute)
-        opened: SlotBackend = self._part("slots").open_slots(decoder, slots, place)
+        with self._turn:
+            opened: SlotBackend = self._part("slots").open_slots(decoder, slots, place)
         return opened
 
     def open_graph(self, graph: Graph) -> GraphRunner:
@@ -65,7 +69,8 @@ class TorchBackend:
             text = f"{graph.model} is known by its ONNX graph only"
             raise BackendUnavailable(NAME, Obstacle.UNSUPPORTED_MODEL, text)
         place = self._place(graph.compute)
-        opened: GraphRunner = self._part("bert").open_encoder(graph.encoder, place)
+        with self._turn:
+            opened: GraphRunner = self._part("bert").open_encoder(graph.encoder, place)
         return opened
 
     def _place(self, compute: str) -> Any:

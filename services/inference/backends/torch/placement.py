@@ -61,17 +61,22 @@ def choose_place(compute: str, settings: BackendSettings) -> Place:
         # For the process: torch has one pool of threads for all its models.
         torch.set_num_threads(settings.thread_count)
         return Place(torch.device("cpu"), _DTYPES.get(compute, torch.float32))
+    # For the process. On Hopper it would come first; it plans anew for each shape, which takes
+    # longer than a run, and it has given wrong answers under masks.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     best = torch.bfloat16 if torch.cuda.get_device_capability() >= _BFLOAT16_GPU else torch.float16
     return Place(torch.device("cuda", 0), _DTYPES.get(compute, best))
 
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Loading a model: too little memory on the device is no reason to give up the model."""
+    """Loading a model: what the device has against it is no reason to give up the model."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise BackendUnavailable(NAME, Obstacle.OUT_OF_MEMORY, str(error)) from error
+    except (torch.AcceleratorError, BackendFailed) as error:  # no kernels for this GPU, say
+        raise BackendUnavailable(NAME, Obstacle.BUILD_FAILED, str(error)) from error
 
 
 @contextmanager

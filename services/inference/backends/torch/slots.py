@@ -5,8 +5,8 @@ first positions of it, as many as the fullest slot of the run has, rounded up; a
 rest. The queries that share a key head stand in one block as rows, so no key is ever repeated in
 memory.
 
-On a GPU, decode runs for a few shapes only, each captured once as a CUDA graph and replayed from
-then on: rows and positions are rounded up to powers of two. Rows that nobody asked for write to a
+On a GPU, decode runs for a few shapes only, each recorded as a CUDA graph when the model is opened:
+rows and positions are rounded up to powers of two. Rows that nobody asked for write to a
 spare position behind the context, which no mask ever shows.
 
 On a CPU a row's logits are the same to the bit whatever the batch and however a prompt is cut (see
@@ -30,7 +30,7 @@ from torch.nn import functional as F  # noqa: N812  # as the library's own code 
 from services.inference.backends.backend import BackendFailed
 from services.inference.backends.kept_weights import KeptWeights
 from services.inference.backends.torch.backend import NAME
-from services.inference.backends.torch.capture import DecodeGraphs
+from services.inference.backends.torch.capture import DecodeGraphs, Record, make_recorder
 from services.inference.backends.torch.decoder import ROWS, TorchDecoder
 from services.inference.backends.torch.placement import Place, opening, running, tensor_bytes
 from services.inference.llm.architecture import LlamaConfig
@@ -45,7 +45,10 @@ def open_slots(decoder: Decoder, slots: int, place: Place) -> TorchSlots:
     with opening(), torch.inference_mode():
         positions = spare_positions(decoder.context_tokens)
         loaded = TorchDecoder(decoder.open_weights(), decoder.config, positions, place)
-        return TorchSlots(loaded, decoder.config, slots, decoder.context_tokens, place)
+        record = make_recorder() if place.is_gpu else None
+        return TorchSlots(
+            loaded, decoder.config, slots, decoder.context_tokens, place, record=record
+        )
 
 
 def kept_weights(place: Place) -> KeptWeights:
@@ -68,6 +71,8 @@ class TorchSlots:
         slots: int,
         context_tokens: int,
         place: Place,
+        *,
+        record: Record | None = None,
     ) -> None:
         self.slots = slots
         self.context_tokens = context_tokens
@@ -83,11 +88,12 @@ class TorchSlots:
         self._starts = place.pinned((round_up(slots, ROWS),), torch.int64)
         self._logits = place.pinned((slots, config.vocabulary), torch.float32)
         self._stream = torch.cuda.Stream(place.device) if place.is_gpu else None
-        self._graphs = DecodeGraphs(self._step, place) if place.is_gpu else None
+        self._graphs = None if record is None else self._recorded(record)
         self.memory_bytes = (
             decoder.memory_bytes
             + tensor_bytes(*self._keys, *self._values)
             + int(self._logits.nbytes)
+            + (0 if self._graphs is None else self._graphs.memory_bytes)
         )
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
@@ -149,14 +155,30 @@ class TorchSlots:
             if self._stream is not None:
                 self._stream.synchronize()
 
+    def _recorded(self, record: Record) -> DecodeGraphs:
+        if self._stream is not None:
+            # Weights and slots have been put there by another one.
+            torch.cuda.current_stream().synchronize()
+        with torch.cuda.stream(self._stream):
+            graphs = DecodeGraphs(
+                self._step,
+                self._place,
+                width=len(self._ids),
+                vocabulary=self._config.vocabulary,
+                idle=self.context_tokens,
+                record=record,
+            )
+            shapes = decode_shapes(self.slots, self._positions)
+            graphs.record(((rows, span), round_up(rows, ROWS)) for rows, span in shapes)
+            if self._stream is not None:
+                self._stream.synchronize()
+        return graphs
+
     def _shape(self, rows: int, positions: int) -> tuple[int, int]:
         """The shape that a decode run of so many rows and positions has."""
-        if not self._place.is_gpu:
+        if self._graphs is None:
             return rows, min(round_up(positions, _SPAN), self._positions)
-        # Few shapes, for each is captured: but never more rows than there are slots.
-        wide = 1 << (rows - 1).bit_length()
-        span = max(_SPAN, 1 << (positions - 1).bit_length())
-        return min(wide, self.slots), min(span, self._positions)
+        return decode_shape(rows, positions, self.slots, self._positions)
 
     def _prefill(self, slot: int, tokens: Sequence[int], start: int) -> Any:
         count, config = len(tokens), self._config
@@ -176,7 +198,7 @@ class TorchSlots:
             out = F.scaled_dot_product_attention(
                 flat, keys[None, :, :span], values[None, :, :span], attn_mask=mask
             )
-            return out.view(blocks.shape).permute(2, 0, 1, 3).reshape(rows, -1)
+            return out.reshape(blocks.shape).permute(2, 0, 1, 3).reshape(rows, -1)
 
         x = self._decoder.run(ids, places, attend)
         # The last token is among the last rows that make a whole product.
@@ -203,6 +225,20 @@ class TorchSlots:
             return F.pad(flat, (0, 0, 0, len(ids) - rows))
 
         return self._decoder.logits(self._decoder.run(ids, starts, attend))
+
+
+def decode_shape(rows: int, positions: int, slots: int, most: int) -> tuple[int, int]:
+    """Rows and span of a run on a GPU: few shapes, but never more rows than there are slots."""
+    wide = 1 << (rows - 1).bit_length()
+    span = max(_SPAN, 1 << (positions - 1).bit_length())
+    return min(wide, slots), min(span, most)
+
+
+def decode_shapes(slots: int, most: int) -> list[tuple[int, int]]:
+    """All that `decode_shape` gives, the largest first: smaller ones then find room in its pool."""
+    rows = {decode_shape(1 << n, 1, slots, most)[0] for n in range(slots.bit_length() + 1)}
+    spans = {decode_shape(1, 1 << n, slots, most)[1] for n in range(most.bit_length() + 1)}
+    return [(r, s) for r in sorted(rows, reverse=True) for s in sorted(spans, reverse=True)]
 
 
 def spare_positions(context_tokens: int) -> int:
