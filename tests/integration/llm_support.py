@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,10 @@ from mesh.manifest import Manifest
 from services.inference.backends.available import make_backends
 from services.inference.backends.backend import Backend, BackendSettings
 from services.inference.llm.chat_template import ChatMessage
+from services.inference.llm.decoder import Decoder
+from services.inference.llm.description import describe
 from services.inference.llm.metrics import LanguageModelMetrics
+from services.inference.llm.model_files import open_model_files
 from services.inference.llm.opening import open_language_model
 from services.inference.llm.request import GenerationRequest, SamplingRequest
 
@@ -66,6 +70,21 @@ async def open_model(
         yield model
     finally:
         await model.close()
+
+
+def decoder_of(folder: Path, cache_dir: Path, **changes: Any) -> Decoder:
+    """The model of a folder, as backends take it."""
+    described = describe(folder, model="smollm2", digest=DIGEST, cache_dir=cache_dir)
+    decoder = Decoder(
+        model="smollm2",
+        digest=DIGEST,
+        config=described.config,
+        context_tokens=256,
+        precision="int8",
+        cache_dir=cache_dir,
+        open_weights=partial(open_model_files, folder),
+    )
+    return replace(decoder, **changes)
 
 
 def chat(*turns: tuple[str, str]) -> tuple[ChatMessage, ...]:

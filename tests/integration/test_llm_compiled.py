@@ -12,51 +12,23 @@ from typing import Any, NoReturn
 import pytest
 
 from mesh.errors import FailedPrecondition
-from services.inference.llm.architecture import LlamaConfig
 from services.inference.llm.compiled import compiled_decoder
 from services.inference.llm.decoder import Decoder
-from services.inference.llm.description import describe
 from services.inference.llm.model_files import open_model_files
-from tests.integration.llm_support import DIGEST
+from tests.integration.llm_support import DIGEST, decoder_of
+from tests.unit.tensorrt.toy_decoder import CONFIG
 
 pytestmark = pytest.mark.model
 
-CONTEXT = 256
 TINY = Decoder(
     model="tiny",
     digest=DIGEST,
-    config=LlamaConfig(
-        layers=1,
-        hidden=32,
-        intermediate=64,
-        heads=1,
-        kv_heads=1,
-        head_dim=32,
-        vocabulary=64,
-        rope_theta=10_000.0,
-        rms_epsilon=1e-5,
-        trained_context_tokens=512,
-        tied_embeddings=True,
-    ),
+    config=CONFIG,
     context_tokens=256,
     precision="int8",
     cache_dir=Path("nowhere"),
     open_weights=partial(open_model_files, Path("nowhere")),
 )
-
-
-def decoder_of(folder: Path, cache_dir: Path, **changes: Any) -> Decoder:
-    described = describe(folder, model="smollm2", digest=DIGEST, cache_dir=cache_dir)
-    decoder = Decoder(
-        model="smollm2",
-        digest=DIGEST,
-        config=described.config,
-        context_tokens=CONTEXT,
-        precision="int8",
-        cache_dir=cache_dir,
-        open_weights=partial(open_model_files, folder),
-    )
-    return replace(decoder, **changes)
 
 
 def compile_once(folder: Path, cache_dir: Path) -> tuple[Path, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +11,8 @@ import pytest
 from mesh.model_options import GenerationOptions
 from services.inference.backends.backend import BackendFailed, BackendSettings, Device
 from services.inference.backends.torch.backend import TorchBackend
-from services.inference.llm.decoder import Decoder
-from services.inference.llm.description import describe
-from services.inference.llm.model_files import open_model_files
 from services.inference.models.needs import decoder_bytes
-from tests.integration.llm_support import DIGEST, golden, golden_request, open_model
+from tests.integration.llm_support import DIGEST, decoder_of, golden, golden_request, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,16 +37,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def slots(demo_models: Any, cache_dir: Path) -> Iterator[SlotBackend]:
     folder = demo_models.smollm2_gguf.parent
-    described = describe(folder, model="smollm2", digest=DIGEST, cache_dir=cache_dir)
-    decoder = Decoder(
-        model="smollm2",
-        digest=DIGEST,
-        config=described.config,
-        context_tokens=CONTEXT,
-        precision="fp32",
-        cache_dir=cache_dir,
-        open_weights=partial(open_model_files, folder),
-    )
+    decoder = decoder_of(folder, cache_dir, context_tokens=CONTEXT, precision="fp32")
     opened = BACKEND.open_slots(decoder, SLOTS)
     yield opened
     opened.close()
@@ -83,7 +70,7 @@ def test_what_is_counted_before_it_is_loaded_is_what_it_takes(
     demo_models: Any, cache_dir: Path, slots: SlotBackend
 ) -> None:
     folder = demo_models.smollm2_gguf.parent
-    config = describe(folder, model="smollm2", digest=DIGEST, cache_dir=cache_dir).config
+    config = decoder_of(folder, cache_dir).config
     options = GenerationOptions(slots=SLOTS, max_context_tokens=CONTEXT)
     counted = decoder_bytes(config, options, BACKEND.kept_weights("int8", "auto"))
     assert 0.98 * slots.memory_bytes < counted <= slots.memory_bytes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ from mesh.manifest import Manifest
 from services.inference.backends.available import make_backends
 from services.inference.backends.backend import BackendSettings
 from services.inference.llm.chat_template import ChatMessage, ChatTemplate
-from services.inference.llm.decoder import Decoder
-from services.inference.llm.description import describe
 from services.inference.llm.gguf_model import GgufModel
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.model_files import open_model_files
@@ -28,7 +25,7 @@ from services.inference.llm.opening import open_language_model
 from services.inference.llm.request import GenerationRequest, SamplingRequest
 from services.inference.llm.transformers_model import TransformersModel, file_name
 from services.inference.llm.vocabulary import Vocabulary
-from tests.integration.llm_support import REFERENCE, golden, golden_request
+from tests.integration.llm_support import REFERENCE, decoder_of, golden, golden_request
 from tests.reference.tiny_decoders import (
     CONFIGS,
     NEW_TOKENS,
@@ -82,16 +79,7 @@ async def open_folder(
 def test_logits_are_those_of_the_reference(kind: str, backend: str, tmp_path: Path) -> None:
     expected = np.load(REFERENCE / "tiny_decoders.npz")[f"{kind}.logits"]
     folder = write_folder(kind, tmp_path / "model")
-    described = describe(folder, model="tiny", digest="8" * 64, cache_dir=tmp_path)
-    decoder = Decoder(
-        model="tiny",
-        digest="8" * 64,
-        config=described.config,
-        context_tokens=128,
-        precision="fp32",
-        cache_dir=tmp_path,
-        open_weights=partial(open_model_files, folder),
-    )
+    decoder = decoder_of(folder, tmp_path, context_tokens=128, precision="fp32")
     by_name = {each.name: each for each in make_backends(BackendSettings(threads=1))}
     slots = by_name[backend].open_slots(decoder, 1)
     for count, logits in zip(PREFIXES, expected, strict=True):
