@@ -47,8 +47,9 @@ class BatchingOptions(BaseModel):
     model_config = _STRICT
 
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    max_queue_delay_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 2.0
-    """How long the oldest row waits for others."""
+    max_queue_delay_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
+    """How long the oldest row waits for others while an instance is free. With 0, as in Triton, it
+    runs at once, and what comes meanwhile runs together next."""
     exact: bool = True
     """Whether rows run together only where that changes no bit of their answers. Graphs of format
     `onnx` are tried out when they are loaded; others are made to be exact."""

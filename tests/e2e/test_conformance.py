@@ -112,5 +112,5 @@ def test_a_language_models_responses_are_counted_by_place(client, rest) -> None:
 def test_the_configuration_is_the_one_in_use(client) -> None:
     config = client.get_model_config("minilm").config
     assert config.max_batch_size == 32
-    assert config.dynamic_batching.max_queue_delay_microseconds > 0
+    assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
     assert config.instance_group[0].count == 1
