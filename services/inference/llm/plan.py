@@ -5,7 +5,8 @@ The rules:
 - Decode runs over slots 0..n-1, so a running sequence above a free slot is first swapped down.
 - A step carries at most one chunk of prefill tokens beside its decode: a long prompt delays the
   running streams by one chunk per token and no more. The queue is taken in the order in which it is
-  given; short prompts share a chunk.
+  given; short prompts share a chunk. While a long one is read, those that fit into half of a chunk
+  pass it, as long as a slot is left for each that they pass.
 - If no slot is free, one that waits takes that of an answer of lower priority: the lowest there is,
   and of those the one that loses least. It happens to an answer once, so all come to their end.
 - A free slot keeps what it held. A new prompt takes over the free slot whose contents it continues,
@@ -18,7 +19,6 @@ The rules:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -204,50 +204,70 @@ def _make_way(slots: list[Slot], actions: list[Action], state: State) -> None:
 
 def _fill(slots: list[Slot], actions: list[Action], state: State) -> None:
     """Spends the step's prefill tokens, admitting from the queue as they last."""
-    budget = max(state.chunk_tokens, SMALLEST_CHUNK)
-    left = budget
-    queue = deque(state.waiting)
+    budget = left = max(state.chunk_tokens, SMALLEST_CHUNK)
+    waiting = list(state.waiting)
     index = _prefilling(slots)
+    if index is not None:
+        left -= _pass(
+            slots, actions, waiting, state.step, min(budget // 2, budget - SMALLEST_CHUNK)
+        )
     while left > 0:
         if index is None:
             # A second prompt joins a chunk only whole: a few tokens cost nearly as much as many.
-            index = _admit(slots, actions, queue, state.step, None if left == budget else left)
+            room = None if left == budget else left
+            index = _admit(slots, actions, waiting.pop(0), state.step, room) if waiting else None
             if index is None:
                 return
-        chunk = _chunk(slots[index], index, left)
-        actions.append(chunk)
-        phase = Phase.DECODE if chunk.is_last else Phase.PREFILL
-        slots[index] = replace(slots[index], held=chunk.end, phase=phase)
-        if not chunk.is_last:
+        left -= _read(slots, actions, index, left)
+        if slots[index].phase is Phase.PREFILL:
             return
-        left -= chunk.end - chunk.start
         index = None
 
 
+def _pass(
+    slots: list[Slot], actions: list[Action], waiting: list[Waiting], step: int, room: int
+) -> int:
+    """Reads the short prompts that need not wait for a long one; how many tokens they have."""
+    left = room
+    spare = sum(slot.phase is Phase.FREE for slot in slots)
+    for one in tuple(waiting):
+        if spare == 0 or left == 0:
+            break
+        spare -= 1  # for this one, or kept for it
+        index = _admit(slots, actions, one, step, left)
+        if index is not None:
+            waiting.remove(one)
+            left -= _read(slots, actions, index, left)
+    return room - left
+
+
+def _read(slots: list[Slot], actions: list[Action], index: int, most: int) -> int:
+    """Reads on in a slot's prompt; how many tokens."""
+    chunk = _chunk(slots[index], index, most)
+    actions.append(chunk)
+    phase = Phase.DECODE if chunk.is_last else Phase.PREFILL
+    slots[index] = replace(slots[index], held=chunk.end, phase=phase)
+    return chunk.end - chunk.start
+
+
 def _admit(
-    slots: list[Slot],
-    actions: list[Action],
-    queue: deque[Waiting],
-    step: int,
-    room: int | None,
+    slots: list[Slot], actions: list[Action], waiting: Waiting, step: int, room: int | None
 ) -> int | None:
-    """Gives the first in the queue a slot, if one is free and the rest of its prompt has room."""
-    admission = _admission(slots, queue[0]) if queue else None
+    """Gives it a slot, if one is free and the rest of its prompt has room."""
+    admission = _admission(slots, waiting)
     if admission is None:
         return None
-    first = queue[0]
-    if room is not None and len(first.prompt) - admission.reused > room:
+    if room is not None and len(waiting.prompt) - admission.reused > room:
         return None
-    queue.popleft()
     actions.append(admission)
     slots[admission.slot] = Slot(
         Phase.PREFILL,
-        first.sequence,
-        first.prompt,
+        waiting.sequence,
+        waiting.prompt,
         held=admission.reused,
         last_used=step,
-        priority=first.priority,
-        may_yield=first.may_yield,
+        priority=waiting.priority,
+        may_yield=waiting.may_yield,
     )
     return admission.slot
 

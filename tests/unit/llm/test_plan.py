@@ -73,6 +73,34 @@ def test_short_prompts_share_a_chunk_and_a_long_one_waits() -> None:
     assert chunks == [(0, 50), (1, 60)]
 
 
+def reading(sequence: int, tokens: tuple[int, ...], held: int) -> Slot:
+    return Slot(Phase.PREFILL, sequence, tokens, held)
+
+
+def test_a_short_prompt_passes_a_long_one_that_is_being_read() -> None:
+    slots = [reading(1, prompt(900), 256), Slot(), Slot()]
+    step = plan(state(slots, prompt(500, 2000), prompt(50, 3000), prompt(20, 4000), chunk=128))
+    assert step.actions == (
+        Admit(101, 1, reused=0, source=1, copied=0),
+        Prefill(1, 0, 50, is_last=True),
+        Prefill(0, 256, 334, is_last=False),
+    )
+
+
+def test_who_is_passed_keeps_a_slot() -> None:
+    slots = [reading(1, prompt(900), 256), Slot()]
+    step = plan(state(slots, prompt(500, 2000), prompt(50, 3000), chunk=128))
+    assert step.actions == (Prefill(0, 256, 384, is_last=False),)
+
+
+def test_what_passes_leaves_half_of_a_chunk_and_at_least_two_tokens() -> None:
+    slots = [reading(1, prompt(9), 6), Slot()]
+    step = plan(state(slots, prompt(2, 50), chunk=4))
+    assert step.actions[-1] == Prefill(0, 6, 9, is_last=True)
+    step = plan(state([reading(1, prompt(900), 0), Slot()], prompt(65, 2000), chunk=128))
+    assert step.actions == (Prefill(0, 0, 128, is_last=False),)
+
+
 def test_no_chunk_leaves_a_single_token() -> None:
     step = plan(state([Slot()], prompt(129), chunk=128))
     assert step.actions[-1] == Prefill(0, 0, 127, is_last=False)
@@ -180,6 +208,7 @@ class Life:
         self.left: dict[int, int] = {}
         self.made: dict[int, int] = {}
         self.order: list[int] = []
+        self.passed: set[int] = set()
         self.preempted: list[int] = []
         self.steps = 0
 
@@ -202,8 +231,7 @@ class Life:
                     assert before[slot].priority > self.queue[0].priority
                     self.preempt(before[slot], sequence)
                 case Admit(sequence, slot, reused, source, copied):
-                    assert sequence == self.queue.pop(0).sequence
-                    self.order.append(sequence)
+                    self.admit(sequence, before)
                     # Nobody's slot, except as the exchanges of this step have moved it.
                     assert self.slots[slot].sequence == sequence
                     if copied:
@@ -241,6 +269,15 @@ class Life:
 
     def replace(self, row: int, slot: Slot) -> None:
         self.slots = (*self.slots[:row], slot, *self.slots[row + 1 :])
+
+    def admit(self, sequence: int, before: tuple[Slot, ...]) -> None:
+        place = [waiting.sequence for waiting in self.queue].index(sequence)
+        if place > 0:
+            self.passed.add(sequence)
+            assert any(slot.phase is Phase.PREFILL for slot in before)
+            assert sum(slot.phase is Phase.FREE for slot in self.slots) >= place
+        del self.queue[place]
+        self.order.append(sequence)
 
     def preempt(self, slot: Slot, sequence: int) -> None:
         """Back into the queue, behind its first: what it has made has to be made again."""
@@ -281,7 +318,8 @@ def test_lives_of_sequences(
     assert plan(State(life.slots, tuple(life.queue), chunk, 0)).is_idle
     assert life.queue == []
     for level in range(3):
-        once = [n for n in life.order if arrivals[n][-1] == level and n not in life.preempted]
+        out_of_turn = life.passed.union(life.preempted)
+        once = [n for n in life.order if arrivals[n][-1] == level and n not in out_of_turn]
         assert once == sorted(once)
     assert all(slot.phase is Phase.FREE for slot in life.slots)
     expected = [n for n in range(len(arrivals)) if n not in cancelled]
