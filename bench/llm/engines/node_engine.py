@@ -27,7 +27,7 @@ class Node:
         self._stub = self._do(self._connect(address))
 
     def decode(self, streams: int) -> float:
-        """Counted while all streams run: from the last's first token to the first's last."""
+        """Counted while all streams run, as many steps as of the others: from the last's first."""
         return self._do(self._decode(streams))
 
     def prefill(self, tokens: int) -> float:
@@ -50,7 +50,7 @@ class Node:
         limit = DECODE_TOKENS + 4 * streams
         await asyncio.gather(*(self._generate(prompt(PROMPT_TOKENS), limit, t) for t in times))
         began = max(each[0] for each in times)
-        ended = min(each[-1] for each in times)
+        ended = min([t for t in each if t > began][:DECODE_TOKENS][-1] for each in times)
         return sum(began < t <= ended for each in times for t in each) / (ended - began)
 
     async def _first_token(self, ids: list[int]) -> float:
