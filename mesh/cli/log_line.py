@@ -7,7 +7,9 @@ from typing import Any
 
 from rich.text import Text
 
-HIDDEN = {"timestamp", "time", "level", "event", "service", "component", "exception"}
+TRACES = ("exception", "traceback")
+"""What has lines of its own, and is shown below the rest."""
+HIDDEN = {"timestamp", "time", "level", "event", "service", "component", *TRACES}
 REQUEST = {"method", "path", "status"}
 LEVEL_STYLES = {"warning": "yellow", "error": "red", "critical": "bold red", "debug": "dim"}
 
@@ -26,8 +28,8 @@ def render_line(line: str) -> Text:
     hidden = HIDDEN if "event" in fields else HIDDEN | REQUEST
     shown = {k: v for k, v in fields.items() if k not in hidden and v not in (None, "", "-")}
     text.append("  ".join(f"{key}={_plain(value)}" for key, value in shown.items()), "dim")
-    if "exception" in fields:
-        text.append(f"\n{fields['exception']}", "red")
+    for trace in (fields[key] for key in TRACES if key in fields):
+        text.append(f"\n{trace}", "red")
     return text
 
 

@@ -111,9 +111,17 @@ def bound_log(path: Path) -> None:
 
 
 def read_tail(path: Path, lines: int, *, window_bytes: int = 64 << 10) -> list[str]:
-    """The last lines of a log."""
-    if not path.exists():
+    """The last lines of a log, all of them whole; it is read backwards until there are enough."""
+    if not lines or not path.exists():
         return []
+    size_bytes = path.stat().st_size
     with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - window_bytes))
-        return log.read().decode(errors="replace").splitlines()[-lines:]
+        while True:
+            start = max(0, size_bytes - window_bytes)
+            log.seek(start)
+            found = log.read(size_bytes - start).decode(errors="replace").splitlines()
+            if not start:
+                return found[-lines:]
+            if len(found) > lines:  # the first one may have begun before
+                return found[1:][-lines:]
+            window_bytes *= 2

@@ -71,6 +71,7 @@ def test_logs_name_what_there_is(tmp_path: Path) -> None:
         ),
         ('{"method": "GET", "path": "/v2", "status": 503, "flags": "-"}', "GET /v2 503 "),
         ('{"event": "broke", "exception": "Traceback"}', "broke \nTraceback"),
+        ('{"event": "broke", "traceback": "Traceback\\n  File"}', "broke \nTraceback\n  File"),
     ],
 )
 def test_log_lines_are_made_readable(line: str, shown: str) -> None:

@@ -31,3 +31,15 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     assert read_tail(log, 3) == []
     log.write_text("".join(f"line {number}\n" for number in range(9999)))
     assert read_tail(log, 2) == ["line 9997", "line 9998"]
+
+
+def test_the_tail_of_a_log_has_as_many_lines_as_asked_for_and_all_of_them_whole(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "node.log"
+    written = [f"line {number}" for number in range(50)]
+    log.write_text("\n".join(written) + "\n")
+    for count in (0, 1, 7, 49, 50, 60):
+        for window_bytes in (1, 10, 64, 100_000):
+            tail = read_tail(log, count, window_bytes=window_bytes)
+            assert tail == (written[-count:] if count else []), (count, window_bytes)
