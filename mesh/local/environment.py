@@ -60,6 +60,8 @@ def _is_developers(name: str) -> bool:
 def _explain(name: str) -> str:
     if name in DECIDED:
         return f"{name} changes nothing here: `ringmesh up` decides it for each process."
-    near = difflib.get_close_matches(name, sorted(KNOWN), n=1, cutoff=_NEAR)
+    near = difflib.get_close_matches(name, sorted(KNOWN | DECIDED), n=1, cutoff=_NEAR)
     hint = f"did you mean {near[0]}?" if near else "docs/running.md lists those that do."
+    if near and near[0] in DECIDED:
+        hint += " That one is decided by `ringmesh up` for each process."
     return f"{name} changes nothing: no such variable is known; {hint}"

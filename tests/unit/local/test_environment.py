@@ -44,6 +44,7 @@ def test_every_variable_that_a_user_may_set_is_described() -> None:
         ("RINGMESH_EGDE_PORT", "did you mean RINGMESH_EDGE_PORT?"),
         ("RINGMESH_NODE", "did you mean RINGMESH_NODES?"),
         ("RINGMESH_MEMORY_BUDGET", "did you mean RINGMESH_MEMORY_BUDGET_BYTES?"),
+        ("RINGMESH_EDGE_ADRESS", "did you mean RINGMESH_EDGE_ADDRESS? That one is decided by"),
         ("RINGMESH_LISTEN", "`ringmesh up` decides it"),
         ("RINGMESH_EDGE_ADDRESS", "`ringmesh up` decides it"),
         ("RINGMESH_FLUX", "docs/running.md lists"),
