@@ -6,10 +6,10 @@ import asyncio
 from contextlib import aclosing
 from functools import partial
 
-from mesh.catalog import Catalog, Instance
+from mesh.catalog import Catalog
 from mesh.deployment import PLACEMENTS_PREFIX
 from mesh.lifecycle import run, settings_or_exit
-from mesh.log_level import following_log_level
+from mesh.member import joined, make_instance
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
 from services.inference.allocator import bound_arenas
@@ -48,18 +48,17 @@ async def _serve(settings: NodeSettings, stop: asyncio.Event) -> None:
             telemetry.metrics.register(ModelCollector(table))
             memory = Memory(settings.memory_budget, table.usage)
             table.follow_idle(memory.notify)
-            meta = {
-                "node": node,
-                "metrics_port": str(telemetry.metrics_port),
-                "formats": ",".join(sorted(loader.formats)),
-                "memory_bytes": str(settings.memory_budget),
-            }
-            host = settings.listen.rpartition(":")[0]
-            instance = Instance(owner, NAME, host, server.port, meta=meta)
-            async with (
-                catalog.registered(instance) as registration,
-                following_log_level(catalog, settings.log_level),
-            ):
+            instance = make_instance(
+                NAME,
+                owner,
+                settings.listen,
+                server.port,
+                telemetry.metrics_port,
+                node=node,
+                formats=",".join(sorted(loader.formats)),
+                memory_bytes=str(settings.memory_budget),
+            )
+            async with joined(catalog, instance, settings.log_level) as registration:
                 make_lifetime = partial(
                     VersionLifetime,
                     table=table,
