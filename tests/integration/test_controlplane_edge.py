@@ -32,6 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 NOT_RECORDED = "00-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-00f067aa0ba902b7-00"
+OWN_TRACE = "b" * 32
 SERVER_SPAN = 2
 
 
@@ -64,7 +65,8 @@ async def open_collector() -> AsyncIterator[tuple[Collector, str]]:
 async def open_http() -> AsyncIterator[int]:
     async def echo(request: Request) -> JSONResponse:
         body = await request.body()
-        return JSONResponse({"headers": dict(request.headers), "size": len(body)})
+        content = {"headers": dict(request.headers), "size": len(body)}
+        return JSONResponse(content, headers={"x-ringmesh-trace-id": OWN_TRACE})
 
     app = Starlette(routes=[Route("/{path:path}", echo, methods=["GET", "POST"])])
     [port] = free_ports(1)
@@ -157,6 +159,16 @@ async def test_an_answer_says_its_trace_id_and_the_trace_arrives_within_seconds(
     assert (server.kind, server.name) == (SERVER_SPAN, "GET /v2")
     assert server.parent_span_id.hex() == PARENT.split("-")[2]
     assert (upstream.parent_span_id, upstream.name) == (server.span_id, "to gateway-http")
+
+
+async def test_where_envoy_begins_no_trace_the_answer_says_the_one_of_the_gateway(
+    gateway: None, client: httpx.AsyncClient
+) -> None:
+    for traceparent in ("garbage", f"00-{'0' * 32}-00f067aa0ba902b7-01"):
+        answer = await client.get("/v2", headers={"traceparent": traceparent})
+        assert answer.headers.get_list("x-ringmesh-trace-id") == [OWN_TRACE]
+    answer = await client.get("/v2", headers={"traceparent": PARENT})
+    assert answer.headers.get_list("x-ringmesh-trace-id") == [TRACE]
 
 
 async def test_a_trace_that_its_caller_does_not_record_is_not_recorded_here(

@@ -78,6 +78,20 @@ async def test_a_chat_is_joined_to_its_caller_and_counted(rig, http, spans, stre
     assert carried[2] == f"{call.context.span_id:016x}"
 
 
+@pytest.mark.parametrize(
+    "traceparent",
+    ["", "garbage", f"00-{'0' * 32}-{SPAN_ID}-01", f"00-{TRACE_ID}-{'0' * 16}-01", "00-1-2-01"],
+)
+async def test_a_malformed_context_begins_a_fresh_trace(rig, http, spans, traceparent: str) -> None:
+    headers = {"traceparent": traceparent, "tracestate": "of=nothing"}
+    answer = await http.post("/v1/chat/completions", json=CHAT, headers=headers)
+    span = await ended(spans, SpanKind.SERVER)
+    assert span.parent is None
+    assert not span.context.trace_state
+    assert answer.headers["x-ringmesh-trace-id"] == f"{span.context.trace_id:032x}"
+    assert rig.node.metadata[-1]["traceparent"].split("-")[1] == f"{span.context.trace_id:032x}"
+
+
 async def test_the_call_for_a_client_that_left_is_cancelled(rig: Rig, http, spans) -> None:
     body = {"model": "smollm2", "prompt": "stall", "stream": True}
     async with http.stream("POST", "/v1/completions", json=body) as answer:
