@@ -2,12 +2,14 @@
 
 The peers run the same weights as a plain ONNX graph, in float32 but for OpenVINO's own choice; the
 last column tells what that costs. All have two threads that spin, and are asked in turns for one
-batch after the other. `make bench-llm` prints the table and keeps it in bench/RESULTS.md.
+batch after the other. `make bench-llm EXTRAS=openvino` prints the table and keeps it in
+bench/RESULTS.md; without the extra our own rows on OpenVINO are missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import random
 import sys
@@ -76,13 +78,21 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def our_rows(model: Path, work: Path) -> list[Row]:
-    """Through the node's gRPC, and the runner below it."""
+def our_rows(model: Path, work: Path) -> list[Row | Missing]:
+    """Through the node's gRPC on each of its backends, and the runner below it."""
     paths = str(model), str(work), str(FOLDER / "compiled")
     return [
-        Row("ringmesh, texts by gRPC", _command("node", *paths)),
+        Row("ringmesh, texts by gRPC", _command("node", *paths, "onnxruntime", "auto")),
         Row("its bare runner, ids", _command("bare", *paths)),
+        *(_on_openvino(precision, paths) for precision in ("fp32", "bf16")),
     ]
+
+
+def _on_openvino(precision: str, paths: Sequence[str]) -> Row | Missing:
+    name = f"ringmesh on openvino in {precision}, texts by gRPC"
+    if importlib.util.find_spec("openvino") is None:
+        return name, "the extra `openvino` is not installed"
+    return Row(name, _command("node", *paths, "openvino", precision))
 
 
 def peer_rows(model: Path, work: Path) -> list[Row | Missing]:

@@ -33,6 +33,8 @@ class Node:
 
 
 if __name__ == "__main__":
-    model, work, cache = sys.argv[1:]
-    with running_node("minilm_node_process.py", model, cache) as at:
+    model, work, *options = sys.argv[1:]
+    with running_node("minilm_node_process.py", model, *options) as at:
+        if not at:
+            sys.exit("the node does not run it so")
         answer(lambda: Encoder(Path(work), Node(at).encode), f"ringmesh {version('ringmesh')}")

@@ -1,4 +1,4 @@
-"""A node in a process of its own, with the demo encoder as the demo deploys it."""
+"""A node in a process of its own, with the demo encoder on a backend and in a precision."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ from services.inference.models.tensor_place import TensorPlace
 MAX_QUEUE_ROWS = 1024
 
 
-async def run(folder: Path, cache_dir: Path) -> None:
-    """The encoder."""
-    manifest = Manifest(name="minilm", task="text-embedding", format="sentence-transformers")
+async def run(folder: Path, cache_dir: Path, wishes: dict[str, str]) -> None:
+    """The encoder, just as it is wished for."""
+    document = {"name": "minilm", "task": "text-embedding", "format": "sentence-transformers"}
+    manifest = Manifest.model_validate({**document, **wishes})
     spec = VersionSpec(version=1, digest="0" * 64, manifest=manifest, files=())
     metrics = BatchingMetrics(CollectorRegistry())
 
     async def open_model(backends: Sequence[Backend]) -> LoadedModel:
         place = TensorPlace(cache_dir, backends, metrics, MAX_QUEUE_ROWS)
-        return await open_sentence_encoder(folder, spec, place)
+        model = await open_sentence_encoder(folder, spec, place)
+        return model if not model.remark else sys.exit(model.remark)
 
     await serve_model(manifest.name, open_model)
 
 
 if __name__ == "__main__":
-    model_folder, cache = sys.argv[1:]
-    asyncio.run(run(Path(model_folder), Path(cache)))
+    model_folder, cache, backend, precision = sys.argv[1:]
+    wished = {"backend": backend, "precision": precision}
+    asyncio.run(run(Path(model_folder), Path(cache), wished))
