@@ -244,4 +244,5 @@ def _store_errors(url: str) -> Iterator[None]:
         raise FailedPrecondition(f"the artefact store {url} refuses access") from error
     except BaseError as error:
         first_line = str(error).partition("\n")[0]
-        raise Unavailable(f"the artefact store {url} does not answer: {first_line}") from error
+        why = first_line.removeprefix("Generic LocalFileSystem error: ")  # a folder has no service
+        raise Unavailable(f"the artefact store {url} has failed: {why}") from error

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import grpc
 
-from mesh.errors import RingmeshError, error_from_rpc
+from mesh.errors import RemoteError, RingmeshError, error_from_rpc
 from mesh.local.problem import LocalProblem
 
 TIMEOUT_S = 30.0
@@ -40,7 +40,8 @@ def call(edge: str, ask: Callable[[grpc.aio.Channel], Awaitable[T]]) -> T:
 
 
 def _explain(edge: str, error: RingmeshError) -> CallFailed:
-    if error.code == grpc.StatusCode.UNAVAILABLE:
+    # A service that says why it cannot answer has answered; anything else is about the connection.
+    if error.code == grpc.StatusCode.UNAVAILABLE and isinstance(error, RemoteError):
         return CallFailed(
             f"The mesh at {edge} does not answer ({error.message}): is it up? `ringmesh status` "
             f"shows this machine's; --edge or RINGMESH_EDGE names another."

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mesh.deployment import ArtefactFile
-from mesh.errors import InvalidArgument, NotFound
+from mesh.errors import InvalidArgument, NotFound, Unavailable
 from mesh.store import ArtefactStore, blob_key, digest_of, folder_name
 
 
@@ -68,6 +69,21 @@ async def test_an_upload_that_breaks_off_leaves_nothing(
     with pytest.raises(ConnectionResetError):
         await store.put_stream("0" * 64, broken())
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+async def test_a_full_disk_is_named_and_leaves_nothing(store: ArtefactStore) -> None:
+    content = b"w" * 200_000
+    digest = hashlib.sha256(content).hexdigest()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(Unavailable, match=r"store file://.* has failed: .* too large"):
+            await store.put_stream(digest, chunks(content))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not await store.has(digest)
+    await store.put_stream(digest, chunks(content))
+    assert await store.has(digest)
 
 
 async def test_an_empty_file_is_a_file(store: ArtefactStore, tmp_path: Path) -> None:

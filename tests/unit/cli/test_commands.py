@@ -3,12 +3,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from mesh.cli.call import CallFailed
+from mesh.cli.call import CallFailed, call
 from mesh.cli.chat_command import ask, describe
 from mesh.cli.config_command import read_value
 from mesh.cli.deploy_command import read_targets
@@ -18,9 +19,12 @@ from mesh.cli.publish_command import read_manifest
 from mesh.cli.registry_call import render_targets
 from mesh.cli.trace_command import walk
 from mesh.cli.up_command import make_welcome, read_settings
+from mesh.errors import Unavailable
 from mesh.local.problem import LocalProblem
 from mesh.local.run_state import MeshRecord
 from mesh.local.trace_tree import SpanRecord, build_tree
+from mesh.pb.registry_pb2 import ListModelsRequest
+from mesh.pb.registry_pb2_grpc import RegistryStub
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -176,6 +180,20 @@ def test_an_answer_is_put_together_from_its_pieces() -> None:
 def test_an_answer_that_breaks_off_is_a_failure() -> None:
     with make_client(piece("Hel")) as client, pytest.raises(CallFailed, match="broke off"):
         ask(client, {}, [], lambda _: None)
+
+
+def test_only_a_lost_connection_is_called_one() -> None:
+    async def refused(_channel: grpc.aio.Channel) -> None:
+        raise Unavailable("the artefact store has failed: no space left on device")
+
+    with pytest.raises(CallFailed, match=r"^the artefact store has failed: .* \(UNAVAILABLE\)$"):
+        call("127.0.0.1:1", refused)
+
+    async def lost(channel: grpc.aio.Channel) -> None:
+        await RegistryStub(channel).ListModels(ListModelsRequest(), timeout=5)
+
+    with pytest.raises(CallFailed, match=r"^The mesh at 127.0.0.1:1 does not answer .* is it up\?"):
+        call("127.0.0.1:1", lost)
 
 
 def test_an_error_within_a_stream_is_told() -> None:
