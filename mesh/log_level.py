@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mesh.catalog import Catalog, KvEntry
+from mesh.live_setting import LOG_LEVEL
 from mesh.logs import LEVELS, get_logger, set_log_level
-
-LOG_LEVEL_KEY = "ringmesh/config/values/logging.level"
 
 _log = get_logger(__name__)
 
@@ -23,7 +22,7 @@ async def following_log_level(catalog: Catalog, level: str) -> AsyncIterator[Non
     """Follows the setting until the block is left; without one, `level` counts."""
 
     async def follow() -> None:
-        async for entry in catalog.watch_key(LOG_LEVEL_KEY):
+        async for entry in catalog.watch_key(LOG_LEVEL.path):
             set_log_level(read_level(entry) or level)
 
     following = asyncio.create_task(follow())

@@ -14,8 +14,9 @@ from dataclasses import replace
 
 from mesh.catalog import Catalog, Instance, KvEntry
 from mesh.controlplane.build import SERVICES, World
-from mesh.controlplane.tuning import SETTINGS_PREFIX, read_tuning
+from mesh.controlplane.tuning import read_tuning
 from mesh.deployment import COUNTS_PREFIX, DEPLOYMENTS_PREFIX, Count, Deployment
+from mesh.live_setting import SETTINGS_PREFIX
 from mesh.logs import get_logger
 
 _log = get_logger(__name__)

@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager, suppress
 
 from mesh.catalog import Catalog
 from mesh.errors import Unavailable
+from mesh.live_setting import SETTINGS_PREFIX
 from services.config.definition import Definitions
-from services.config.revision import VALUES_PREFIX, Setting, read_settings
+from services.config.revision import Setting, read_settings
 
 
 class Board:
@@ -57,7 +58,7 @@ class Board:
             yield news
 
     async def _follow(self) -> None:
-        async for entries in self._catalog.watch_prefix(VALUES_PREFIX):
+        async for entries in self._catalog.watch_prefix(SETTINGS_PREFIX):
             stored = {key: entry.value for key, entry in entries.items()}
             async with self._changed:
                 self._settings = read_settings(self._definitions, stored)

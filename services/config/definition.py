@@ -1,8 +1,6 @@
-"""What can be set: each setting's key, type, default and meaning, as data. Pure.
+"""What can be set, as callers meet it: check, JSON Schema, and the words of a refusal. Pure.
 
-The type is the one truth: the check, the JSON Schema that callers are shown and the words of a
-refusal all come from it. What a setting does is the business of whoever reads it; the control
-plane's own reading (its defaults, and which values it takes) must agree with this list.
+All three come from the setting's type, which is the one truth.
 """
 
 from __future__ import annotations
@@ -11,11 +9,12 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mesh.errors import InvalidArgument, NotFound
+from mesh.live_setting import LIVE_SETTINGS, LiveSetting
 
 LONGEST_QUOTE = 80
 
@@ -24,10 +23,23 @@ LONGEST_QUOTE = 80
 class Definition:
     """One setting that exists, whether or not anybody ever changed it."""
 
-    key: str
+    setting: LiveSetting
     kind: TypeAdapter[Any]
-    default: Any
-    description: str
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.setting.key
+
+    @property
+    def default(self) -> Any:
+        """Its value until somebody changes it."""
+        return self.setting.default
+
+    @property
+    def description(self) -> str:
+        """What it does, in a sentence."""
+        return self.setting.description
 
     @property
     def schema(self) -> Mapping[str, Any]:
@@ -63,42 +75,7 @@ Definitions = Mapping[str, Definition]
 
 def make_definitions() -> Definitions:
     """Everything that can be set, by key."""
-    known = [
-        Definition(
-            "routing.policy",
-            TypeAdapter(Literal["maglev", "ring_hash"]),
-            "maglev",
-            "How Envoy chooses a node by affinity key: maglev spreads keys more evenly, "
-            "ring_hash moves fewer of them when nodes come and go.",
-        ),
-        Definition(
-            "routing.hash_balance_factor",
-            TypeAdapter(Annotated[int, Field(strict=True, ge=100, le=1000)]),
-            200,
-            "How much load one node may have, in per cent of the mean, before its keys overflow to "
-            "other nodes; with two nodes, 200 and more let one have it all.",
-        ),
-        Definition(
-            "tracing.sample_ratio",
-            TypeAdapter(Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]),
-            1.0,
-            "Share of the traces begun at the edge that are recorded.",
-        ),
-        Definition(
-            "logging.level",
-            TypeAdapter(Literal["debug", "info", "warning", "error"]),
-            "info",
-            "The least severe events that every process of the mesh logs; until it is set, each "
-            "process logs at the level that it was started with.",
-        ),
-        Definition(
-            "placement.grace_s",
-            TypeAdapter(Annotated[float, Field(strict=True, ge=0, le=3600, allow_inf_nan=False)]),
-            30.0,
-            "How long a vanished node keeps its models before other nodes load them, in seconds.",
-        ),
-    ]
-    return {each.key: each for each in known}
+    return {each.key: Definition(each, TypeAdapter(each.kind)) for each in LIVE_SETTINGS}
 
 
 def find_definition(definitions: Definitions, key: str) -> Definition:

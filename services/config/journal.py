@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from mesh.catalog import Catalog, KvEntry, KvPut
 from mesh.errors import NotFound
+from mesh.live_setting import SETTINGS_PREFIX
 from services.config.definition import Definitions, find_definition
 from services.config.revision import (
     HISTORY_PREFIX,
-    VALUES_PREFIX,
     Change,
     Revision,
     Setting,
@@ -34,7 +34,7 @@ class Journal:
 
     async def list(self) -> tuple[Setting, ...]:
         """Every setting, changed or not."""
-        entries = await self._catalog.list_prefix(VALUES_PREFIX)
+        entries = await self._catalog.list_prefix(SETTINGS_PREFIX)
         stored = {key: entry.value for key, entry in entries.items()}
         return tuple(read_settings(self._definitions, stored).values())
 

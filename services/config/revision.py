@@ -13,10 +13,10 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mesh.errors import Conflict, InvalidArgument
+from mesh.live_setting import SETTINGS_PREFIX
 from mesh.logs import get_logger
 from services.config.definition import Definition, Definitions
 
-VALUES_PREFIX = "ringmesh/config/values/"
 HISTORY_PREFIX = "ringmesh/config/history/"
 LONGEST_NOTE = 1024
 
@@ -81,7 +81,7 @@ class Setting:
 
 def values_key(key: str) -> str:
     """Where readers look for the setting."""
-    return VALUES_PREFIX + key
+    return SETTINGS_PREFIX + key
 
 
 def history_key(key: str, revision: int) -> str:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from mesh.catalog import Catalog
-from mesh.controlplane.tuning import SETTINGS_PREFIX, Tuning, read_tuning
+from mesh.controlplane.tuning import Tuning, read_tuning
 from mesh.errors import (
     Conflict,
     InvalidArgument,
@@ -20,6 +20,7 @@ from mesh.errors import (
     Unavailable,
     error_from_rpc,
 )
+from mesh.live_setting import SETTINGS_PREFIX
 from mesh.pb import config_pb2 as pb
 from mesh.pb import config_pb2_grpc
 from services.config.definition import make_definitions

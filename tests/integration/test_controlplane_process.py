@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mesh.catalog import Instance
-from mesh.controlplane.tuning import SETTINGS_PREFIX
 from mesh.deployment import PLACEMENTS_PREFIX, Placement
+from mesh.live_setting import SETTINGS_PREFIX
 from mesh.server import serve
 from mesh.telemetry import open_telemetry
 from tests.integration.controlplane_rig import (

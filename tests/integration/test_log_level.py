@@ -8,7 +8,8 @@ import logging
 from pathlib import Path
 
 from mesh.catalog import Catalog, KvEntry
-from mesh.log_level import LOG_LEVEL_KEY, following_log_level, read_level
+from mesh.live_setting import LOG_LEVEL
+from mesh.log_level import following_log_level, read_level
 from mesh.logs import set_log_level
 from tests.integration.consul_rig import open_consul
 
@@ -26,9 +27,9 @@ async def test_a_process_follows_the_setting(consul_binary: Path, tmp_path: Path
     ):
         async with asyncio.timeout(20):
             await until(logging.INFO)
-            await catalog.put(LOG_LEVEL_KEY, json.dumps({"value": "debug"}).encode())
+            await catalog.put(LOG_LEVEL.path, json.dumps({"value": "debug"}).encode())
             await until(logging.DEBUG)
-            await catalog.delete(LOG_LEVEL_KEY)
+            await catalog.delete(LOG_LEVEL.path)
             await until(logging.INFO)
 
 

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mesh.errors import Unimplemented
+from mesh.live_setting import LOG_LEVEL, SAMPLE_RATIO
 from services.gateway.live_settings import LiveSettings
 from services.gateway.oip.log_setting import Value, change_log, show_log
 from services.gateway.oip.trace_setting import Settings, change_trace, show_trace
-
-SAMPLE_RATIO = "tracing.sample_ratio"
-LOG_LEVEL = "logging.level"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +25,14 @@ class ServerSettings:
             Unimplemented: a change for one model alone, or of what cannot change.
             InvalidArgument: no such setting, or a value that it cannot have.
         """
-        ratio, default = await self.live.read(SAMPLE_RATIO)
+        ratio, default = await self.live.read(SAMPLE_RATIO.key)
         if not changes:
             return show_trace(ratio)
         if model:
             raise Unimplemented("model_name: traces are set for all models together")
         wanted = change_trace(changes, ratio, default)
         if wanted != ratio:
-            await self.live.write(SAMPLE_RATIO, wanted)
+            await self.live.write(SAMPLE_RATIO.key, wanted)
         return show_trace(wanted)
 
     async def log(self, changes: Mapping[str, Value]) -> Mapping[str, Value]:
@@ -44,8 +42,8 @@ class ServerSettings:
             Unimplemented: a change of what cannot change.
             InvalidArgument: no such setting, or a value that it cannot have.
         """
-        level, _ = await self.live.read(LOG_LEVEL)
+        level, _ = await self.live.read(LOG_LEVEL.key)
         wanted = change_log(changes, level) if changes else level
         if wanted != level:
-            await self.live.write(LOG_LEVEL, wanted)
+            await self.live.write(LOG_LEVEL.key, wanted)
         return show_log(wanted)

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.catalog import KvEntry
-from mesh.controlplane.tuning import SETTINGS_PREFIX, Tuning, _known, read_tuning
+from mesh.controlplane.tuning import _SETTINGS, read_tuning
 from mesh.errors import InvalidArgument, NotFound
-from mesh.log_level import LOG_LEVEL_KEY, read_level
+from mesh.live_setting import LOG_LEVEL
+from mesh.log_level import read_level
 from mesh.logs import LEVELS
 from services.config.definition import constraint_words, find_definition, make_definitions
-from services.config.revision import VALUES_PREFIX, Revision
+from services.config.revision import Revision
 
 DEFINITIONS = make_definitions()
-LOG_LEVEL = "logging.level"
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
@@ -92,22 +92,18 @@ def test_a_value_is_read_back_as_it_was_or_refused(key: str, value: object) -> N
 
 
 def test_every_process_takes_whatever_log_level_can_be_set() -> None:
-    assert LOG_LEVEL_KEY == VALUES_PREFIX + LOG_LEVEL
     for level in LEVELS:
-        assert DEFINITIONS[LOG_LEVEL].read(json.dumps(level)) == level
+        assert DEFINITIONS[LOG_LEVEL.key].read(json.dumps(level)) == level
         stored = Revision(value=level, revision=1).to_json()
         assert read_level(KvEntry(stored, 1)) == level
 
 
-def test_the_control_plane_reads_exactly_what_can_be_set() -> None:
-    assert VALUES_PREFIX == SETTINGS_PREFIX
-    fields = {key: setting.field for key, setting in _known().items()}
-    assert fields.keys() == DEFINITIONS.keys() - {LOG_LEVEL}
-    for key, field in fields.items():
-        assert getattr(Tuning(), field) == DEFINITIONS[key].default
+def test_the_control_plane_reads_what_no_process_reads_for_itself() -> None:
+    keys = {setting.key for setting in _SETTINGS.values()}
+    assert keys == DEFINITIONS.keys() - {LOG_LEVEL.key}
 
 
-@pytest.mark.parametrize("key", [key for key in DEFINITIONS if key != LOG_LEVEL])
+@pytest.mark.parametrize("key", [key for key in DEFINITIONS if key != LOG_LEVEL.key])
 @given(value=near_the_bounds)
 def test_the_control_plane_takes_whatever_can_be_set(key: str, value: object) -> None:
     try:
@@ -118,4 +114,5 @@ def test_the_control_plane_takes_whatever_can_be_set(key: str, value: object) ->
     stored = Revision(value=read, revision=1).to_json()
     tuning = read_tuning({key: stored}, lambda key, _: problems.append(key))
     assert problems == []
-    assert getattr(tuning, _known()[key].field) == read
+    (field,) = (field for field, setting in _SETTINGS.items() if setting.key == key)
+    assert getattr(tuning, field) == read

@@ -7,7 +7,7 @@ from mesh.controlplane.build import SERVICES
 from mesh.controlplane.leader import read_nodes, read_placements
 from mesh.controlplane.observe import Observation
 from mesh.controlplane.placement import Node
-from mesh.controlplane.tuning import SETTINGS_PREFIX, Tuning
+from mesh.controlplane.tuning import Tuning
 from mesh.deployment import (
     COUNTS_PREFIX,
     DEPLOYMENTS_PREFIX,
@@ -15,6 +15,7 @@ from mesh.deployment import (
     Count,
     Placement,
 )
+from mesh.live_setting import SETTINGS_PREFIX
 from tests.unit.controlplane.documents import deployment
 
 
