@@ -55,8 +55,8 @@ def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def choose_place(compute: str, settings: BackendSettings) -> Place:
-    """Two bytes a number on a GPU and float32 on a CPU, unless a precision is asked for."""
+def choose_place(compute: str, settings: BackendSettings, usual: str = "bf16") -> Place:
+    """The `usual` on a GPU that has it and float32 on a CPU, unless a precision is asked for."""
     if not has_gpu():
         # For the process: torch has one pool of threads for all its models.
         torch.set_num_threads(settings.thread_count)
@@ -64,7 +64,8 @@ def choose_place(compute: str, settings: BackendSettings) -> Place:
     # For the process. On Hopper it would come first; it plans anew for each shape, which takes
     # longer than a run, and it has given wrong answers under masks.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    best = torch.bfloat16 if torch.cuda.get_device_capability() >= _BFLOAT16_GPU else torch.float16
+    has_bfloat16 = torch.cuda.get_device_capability() >= _BFLOAT16_GPU
+    best = _DTYPES[usual] if has_bfloat16 else torch.float16
     return Place(torch.device("cuda", 0), _DTYPES.get(compute, best))
 
 
