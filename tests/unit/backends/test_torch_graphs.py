@@ -84,6 +84,17 @@ def test_recorded_steps_give_what_plain_ones_give() -> None:
     assert recorded.memory_bytes > plain.memory_bytes
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_of_a_gpu_is_that_of_a_cpu(dtype) -> None:
+    with torch.inference_mode():
+        place = Place(torch.device("cpu"), dtype)
+        decoder = TorchDecoder(Weights(), CONFIG, 64, place)
+        x = torch.randn(7, CONFIG.hidden, generator=torch.Generator().manual_seed(1)).to(dtype)
+        weight = place.put(Weights().weight("blk.0.attn_norm.weight"))
+        fused = torch.nn.functional.rms_norm(x, weight.shape, weight, CONFIG.rms_epsilon)
+        torch.testing.assert_close(fused, decoder._normed(x, weight))
+
+
 def test_steps_that_cannot_be_recorded_run_as_they_are() -> None:
     refusing = open_slots(Recorder(RuntimeError("operation not permitted when capturing")))
     for one, other in zip(answers(refusing), answers(open_slots(None)), strict=True):

@@ -75,8 +75,8 @@ class TorchDecoder:
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         x = F.embedding(ids, self._embedding)
         for index, layer in enumerate(self._layers):
-            q, k, v = self._project(layer, self._normed(x, layer.attention_norm))
-            attended = attend(index, _rotate(q, cos, sin), _rotate(k, cos, sin), v)
+            q, k, v = self._project(layer, self._normed(x, layer.attention_norm), cos, sin)
+            attended = attend(index, q, k, v)
             x = x + F.linear(attended, layer.output)
             gate, up = F.linear(self._normed(x, layer.feed_forward_norm), layer.gate_up).chunk(2, 1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
@@ -86,14 +86,17 @@ class TorchDecoder:
         """The logits `[rows, vocabulary]` in float32."""
         return F.linear(self._normed(x, self._norm), self._head).float()
 
-    def _project(self, layer: _Layer, x: Any) -> tuple[Any, Any, Any]:
+    def _project(self, layer: _Layer, x: Any, cos: Any, sin: Any) -> tuple[Any, Any, Any]:
         config, rows = self._config, x.shape[0]
-        heads = F.linear(x, layer.qkv, layer.qkv_bias).view(rows, -1, config.head_dim)
-        sizes = (config.heads, config.kv_heads, config.kv_heads)
-        q, k, v = heads.split(sizes, dim=1)
+        packed = F.linear(x, layer.qkv, layer.qkv_bias).view(rows, -1, config.head_dim)
+        turned, v = packed.split((config.heads + config.kv_heads, config.kv_heads), dim=1)
+        # Together: on a GPU half as many launches.
+        q, k = _rotate(turned, cos, sin).split((config.heads, config.kv_heads), dim=1)
         return q, k, v
 
     def _normed(self, x: Any, weight: Any) -> Any:
+        if x.is_cuda:  # the same in one launch instead of six; on a CPU the bits are to stay
+            return F.rms_norm(x, weight.shape, weight, self._config.rms_epsilon)
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._config.rms_epsilon)
         return (wide * scale).to(x.dtype) * weight

@@ -16,10 +16,10 @@ differ between batches of other sizes.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,7 @@ class TorchSlots:
         ids = torch.tensor([*tokens, *[0] * (rows - count)]).to(self._place.device)
         places = torch.arange(start, start + rows, device=self._place.device)
         places = places.clamp_(max=self._positions - 1)
-        mask = _visible(places, span).repeat(config.heads // config.kv_heads, 1)
+        mask = self._mask(places, span).repeat(config.heads // config.kv_heads, 1)
 
         def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
             keys, values = self._keys[layer][slot], self._values[layer][slot]
@@ -204,12 +204,21 @@ class TorchSlots:
         # The last token is among the last rows that make a whole product.
         return self._decoder.logits(x[rows - ROWS :])[count - 1 - rows + ROWS]
 
+    def _mask(self, places: Any, span: int) -> Any:
+        """Of the first `span` positions each row sees its own and those before.
+
+        In numbers, once for all layers: attention would make them of booleans in each.
+        """
+        hidden = torch.arange(span, device=places.device) > places[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self._place.dtype, device=places.device)
+        return mask.masked_fill_(hidden, -math.inf)
+
     def _step(self, ids: Any, starts: Any, rows: int, span: int) -> Any:
         """Decodes the first `rows` slots; `ids` and `starts` are padded for whole products."""
         config = self._config
         shared = config.heads // config.kv_heads
         index, places = self._index[:rows], starts[:rows]
-        mask = _visible(places, span)[:, None, None]
+        mask = self._mask(places, span)[:, None, None]
 
         def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
             keys, values = self._keys[layer], self._values[layer]
@@ -251,14 +260,9 @@ def round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _visible(places: Any, span: int) -> Any:
-    """Which of the first `span` positions each row sees: its own and those before."""
-    return torch.arange(span, device=places.device) <= places[:, None]
-
-
 def _zeros(shape: tuple[int, ...], place: Place) -> Any:
     if place.is_gpu:
         return torch.zeros(shape, dtype=place.dtype, device=place.device)
     # Memory that costs nothing until it is written; torch would write its zeros.
-    size = prod(shape) * place.dtype.itemsize
+    size = math.prod(shape) * place.dtype.itemsize
     return torch.frombuffer(mmap.mmap(-1, size), dtype=place.dtype).view(shape)
