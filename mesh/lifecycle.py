@@ -33,14 +33,20 @@ def run(name: str, main: Main, *, log_level: str = "info") -> None:
         sys.exit(1)
 
 
+def _variable(place: tuple[int | str, ...]) -> str:
+    """What sets a field: its alias, or our prefix and its name."""
+    name = ".".join(str(part) for part in place)
+    return name if name.isupper() else f"RINGMESH_{name.upper()}"
+
+
 def settings_or_exit(factory: Callable[[], T]) -> T:
     """Builds settings from the environment; exits 2 naming each wrong variable."""
     try:
         return factory()
     except ValidationError as error:
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            sys.stderr.write(f"settings: {where}: {problem['msg']}\n")
+            message = problem["msg"].removeprefix("Value error, ")
+            sys.stderr.write(f"settings: {_variable(problem['loc'])}: {message}\n")
         sys.exit(2)
 
 
