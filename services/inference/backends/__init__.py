@@ -1,1 +1,1 @@
-"""Execution engines behind one protocol: ONNX Runtime, torch, TensorRT."""
+"""Execution engines behind one protocol: ONNX Runtime, OpenVINO, torch, TensorRT."""

@@ -41,6 +41,7 @@ def test_numbers_that_are_data_pass(operators: list[Operator]) -> None:
         [Operator("g", "Gather", ("one", "one", "x"))],
         [Operator("h", "Multiply", ("one", "x")), Operator("r", "Reshape", ("one", "h"))],
         [Operator("t", "Tile", ("x", "x"))],
+        [Operator("c", "ConvolutionBackpropData", ("x", "one", "x"))],
         # What is cut out by an input's numbers has a shape that is one of them.
         [Operator("c", "Convert", ("x",)), Operator("s", "Slice", ("one", "c", "one", "one"))],
     ],
