@@ -26,6 +26,7 @@ POINTS = (
     ("prefill", 128),
     ("prefill", 512),
     ("second_turn", 600),
+    ("client", 16),
 )
 ROUNDS = 5
 
@@ -43,7 +44,8 @@ def main() -> None:
     about = (
         f"`make bench-llm`, {place}; SmolLM2-135M, two spinning threads each, prompts "
         f"of 128 tokens never seen before, greedy; medians of {arguments.rounds} rounds in turns, "
-        f"tokens/s (second turn: how many times sooner than cold its first token comes); in "
+        f"tokens/s (second turn: how many times sooner than cold its first token comes; "
+        f"client: the per cent of the processor that asking and reading takes beside the node); in "
         f"brackets half of what lies between the quartiles. {versions}."
     )
     page = "\n".join([TITLE, about, "", *table(engines, missing, titles)])
@@ -62,7 +64,8 @@ def _arguments() -> argparse.Namespace:
 
 def _title(point: Point) -> str:
     what, count = point
-    many = f"{count} stream{'s' if count > 1 else ''}" if what == "decode" else f"{count} tokens"
+    unit = "stream" if what in ("decode", "client") else "token"
+    many = f"{count} {unit}{'s' if count > 1 else ''}"
     return f"{what.replace('_', ' ')}, {many}"
 
 

@@ -15,7 +15,7 @@ from mesh.manifest import Manifest
 from services.inference.backends.backend import Backend
 from services.inference.batching.metrics import BatchingMetrics
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
-from services.inference.models.table import LoadedModel
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.tensor_place import TensorPlace
 
 MAX_QUEUE_ROWS = 1024

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TypeVar
 
 import grpc
-from exchange import DECODE_TOKENS, PROMPT_TOKENS, answer, prompt, running_node
+from exchange import DECODE_TOKENS, PROMPT_TOKENS, THREADS, answer, prompt, running_node
 
 from mesh.pb import node_pb2, node_pb2_grpc
 
@@ -30,6 +30,13 @@ class Node:
         """Counted while all streams run, as many steps as of the others: from the last's first."""
         return self._do(self._decode(streams))
 
+    def client(self, streams: int) -> float:
+        """The per cent of the processor that asking and reading takes, here, not on the node."""
+        began = time.process_time()
+        rate = self.decode(streams)
+        each_s = (time.process_time() - began) / (streams * _limit(streams))
+        return 100 * rate * each_s / THREADS
+
     def prefill(self, tokens: int) -> float:
         """To the first token."""
         return tokens / self._do(self._first_token(prompt(tokens)))
@@ -46,8 +53,7 @@ class Node:
 
     async def _decode(self, streams: int) -> float:
         times: list[list[float]] = [[] for _ in range(streams)]
-        # The first streams answer while the last prompts are read.
-        limit = DECODE_TOKENS + 4 * streams
+        limit = _limit(streams)
         await asyncio.gather(*(self._generate(prompt(PROMPT_TOKENS), limit, t) for t in times))
         began = max(each[0] for each in times)
         ended = min([t for t in each if t > began][:DECODE_TOKENS][-1] for each in times)
@@ -79,6 +85,11 @@ class Node:
             tokens += event.delta.token_ids
             times += [time.perf_counter()] * len(event.delta.token_ids)
         return tokens
+
+
+def _limit(streams: int) -> int:
+    # The first streams answer while the last prompts are read.
+    return DECODE_TOKENS + 4 * streams
 
 
 if __name__ == "__main__":

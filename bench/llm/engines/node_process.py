@@ -21,9 +21,10 @@ from services.inference.backends.backend import Backend, BackendSettings
 from services.inference.bindings import make_bindings
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.opening import open_language_model
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.residence import Residence
 from services.inference.models.state import Change
-from services.inference.models.table import LoadedModel, ModelTable
+from services.inference.models.table import ModelTable
 
 SLOTS = 16
 Open = Callable[[Sequence[Backend]], Awaitable[LoadedModel]]
