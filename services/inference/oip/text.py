@@ -7,7 +7,7 @@ this protocol can say.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from opentelemetry.trace import Tracer
 
@@ -56,12 +56,16 @@ async def answer_text(
     """The whole continuation in one response."""
     parts: list[str] = []
     responses = TextResponses(request, model.name, str(model.version))
-    async with contextlib.aclosing(_generate(model, request, timeout_s, session, tracer)) as events:
+    async with _generating(model, request, timeout_s, session, tracer) as (events, phases):
         async for event in events:
+            if isinstance(event, Delta):
+                parts.append(event.text)
+                if not phases.is_decoding:
+                    phases.see(event)
+                continue
+            phases.see(event)
             if isinstance(event, Started):
                 measured.responses.begin()
-            elif isinstance(event, Delta):
-                parts.append(event.text)
             else:
                 with measured.responses.response(is_last=True):
                     response = responses.whole("".join(parts), _facts(event))
@@ -81,17 +85,22 @@ async def stream_text(
 ) -> AsyncGenerator[ModelInferResponse, None]:
     """A response per piece of the continuation, and the final one."""
     responses = TextResponses(request, model.name, str(model.version))
-    async with contextlib.aclosing(_generate(model, request, timeout_s, session, tracer)) as events:
+    async with _generating(model, request, timeout_s, session, tracer) as (events, phases):
         async for event in events:
+            if isinstance(event, Delta):
+                if not phases.is_decoding:
+                    phases.see(event)
+                if event.text:
+                    with measured.responses.response():
+                        yield responses.piece(event.text)
+                continue
+            phases.see(event)
             if isinstance(event, Started):
                 measured.responses.begin()
-            elif isinstance(event, Finished):
+            else:
                 measured.succeed(generation_timing(event))
                 with measured.responses.response(is_last=True, is_empty=True):
                     yield responses.final(_facts(event))
-            elif event.text:
-                with measured.responses.response():
-                    yield responses.piece(event.text)
 
 
 def make_generation_request(
@@ -119,20 +128,19 @@ def _constraint(asked: TextRequest) -> Constraint | None:
     return None
 
 
-async def _generate(
+@contextlib.asynccontextmanager
+async def _generating(
     model: LoadedLanguageModel,
     request: ModelInferRequest,
     timeout_s: float | None,
     session: str | None,
     tracer: Tracer,
-) -> Events:
-    """The events of the generation, with a span for each phase."""
+) -> AsyncIterator[tuple[Events, PhaseSpans]]:
+    """The events of the generation, and the spans that each phase's first event moves on."""
     asked = make_generation_request(read_text_request(request), timeout_s, session)
-    with contextlib.closing(PhaseSpans(tracer)) as spans:
+    with contextlib.closing(PhaseSpans(tracer)) as phases:
         async with contextlib.aclosing(model.generate(asked)) as events:
-            async for event in events:
-                spans.see(event)
-                yield event
+            yield events, phases
 
 
 def _facts(finished: Finished) -> Facts:
