@@ -109,6 +109,20 @@ async def test_the_first_row_waits_for_company_and_no_longer() -> None:
 
 
 @virtually
+async def test_unless_told_to_wait_a_row_runs_at_once_and_what_comes_meanwhile_together() -> None:
+    async with engine_with(max_queue_delay_ms=BatchingOptions().max_queue_delay_ms) as engine:
+        began_s = engine.now_s()
+        first = await engine.start(1)
+        assert len(engine.executor.jobs) == 1
+        later = [await engine.start(number) for number in (2, 3, 4)]
+        await engine.finish()
+        await engine.finish()
+        assert [(await task).results for task in (first, *later)] == [[2], [4], [6], [8]]
+        assert engine.now_s() == began_s
+    assert engine.batches == [[1], [2, 3, 4]]
+
+
+@virtually
 async def test_a_preferred_size_does_not_wait_for_more() -> None:
     async with engine_with(preferred_batch_sizes=(2,)) as engine:
         began_s = engine.now_s()
