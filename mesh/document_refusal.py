@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 
 def make_refusal(error: ValidationError, document: type[BaseModel], field: str) -> InvalidArgument:
-    """The first thing wrong; `field` is what the whole document is called."""
-    first = error.errors(include_url=False)[0]
+    """The first thing wrong; `field` is what the whole document is called.
+
+    An unknown key comes before all else: it may be what is missing elsewhere, misspelt.
+    """
+    errors = error.errors(include_url=False)
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     place = tuple(str(part) for part in first["loc"])
     path = ".".join((field, *place))
     if first["type"] == "extra_forbidden":
         return InvalidArgument(f"{path}: {_unknown_key(place, document)}", field=path)
+    if first["type"] == "missing":
+        return InvalidArgument(f"{path}: is missing", field=path)
     return InvalidArgument(f"{path}: {first['msg'].removeprefix('Value error, ')}", field=path)
 
 

@@ -118,7 +118,8 @@ def read_manifest(path: Path, manifest: Path | None, name: str | None) -> Manife
         return Manifest.model_validate(described)
     except InvalidArgument as error:
         where = "" if error.field == "--name" else f"{written}: "
-        raise LocalProblem(f"{where}{error.message}.") from error
+        end = "" if error.message.endswith("?") else "."
+        raise LocalProblem(f"{where}{error.message}{end}") from error
 
 
 def _guess_name(path: Path) -> str:

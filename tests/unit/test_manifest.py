@@ -155,7 +155,7 @@ def test_a_version_that_kept_its_batching_under_embedding_is_still_read() -> Non
         ({**LLM, "name": "Big Model"}, "manifest.name", "cannot name a model: up to 63"),
         ({**LLM, "name": "llm\n"}, "manifest.name", "cannot name a model: up to 63"),
         ({**LLM, "schema_version": 2}, "manifest.schema_version", "1"),
-        ({"name": "llm"}, "manifest.task", "required"),
+        ({"name": "llm"}, "manifest.task", "is missing"),
         (
             {**EMBEDDER, "batching": {"max_queue_delay_ms": -1}},
             "manifest.batching.max_queue_delay_ms",
@@ -174,7 +174,7 @@ def test_a_version_that_kept_its_batching_under_embedding_is_still_read() -> Non
         (
             {**ONNX, "warm_up": [{"inputs": {"x": {"datatyp": "FP32", "shape": []}}}]},
             "manifest.warm_up.0.inputs.x.datatype",
-            "required",
+            "is missing",
         ),
         (
             {**ONNX, "warm_up": [{"inputs": {"x": {**SCALAR, "fil": "ones"}}}]},

@@ -148,7 +148,7 @@ def test_a_written_manifest_wins_and_its_faults_are_named(tmp_path: Path) -> Non
     assert read_manifest(tmp_path, None, None).name == "a"
     assert read_manifest(tmp_path, None, "b").name == "b"
     manifest.write_text('{"name": "a", "task": "tensor", "formt": "identity"}')
-    with pytest.raises(LocalProblem, match="manifest"):
+    with pytest.raises(LocalProblem, match=r"manifest.json: .*; did you mean 'format'\?$"):
         read_manifest(tmp_path, None, None)
 
 
