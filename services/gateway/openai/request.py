@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+)
 
 from mesh.pb.node_pb2 import Sampling
 from services.gateway.openai.constraint import ConstraintFields
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
+MAX_PROMPT_TOKENS = 2**20
+"""No model has such a context; beyond it the tokens themselves are not looked at."""
 MAX_PRIORITY = 100
 MAX_INPUTS = 2048
 MAX_TOP_LOGPROBS = 20
@@ -38,6 +48,10 @@ def _as_prompts(value: Any) -> Any:
             return [value]
         case _:
             return value
+
+
+def _prompt_form(value: Any) -> str:
+    return "a text" if isinstance(value, str) else "token ids"
 
 
 def _as_inputs(value: Any) -> Any:
@@ -78,7 +92,11 @@ def _not_empty(text: str) -> str:
 
 Texts = Annotated[list[str], BeforeValidator(_as_texts), Field(max_length=MAX_STOPS)]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
-Prompt = str | Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+Prompt = Annotated[
+    Annotated[str, Tag("a text")] | Annotated[TokenIds, Tag("token ids")],
+    Discriminator(_prompt_form),
+]
 MaxTokens = Annotated[int, Field(ge=1, le=INT32_MAX)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 

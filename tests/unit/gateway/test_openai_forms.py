@@ -17,7 +17,12 @@ from services.gateway.openai.answer import AnswerForm, ChunkWriter
 from services.gateway.openai.embedding import make_infer, split_vectors
 from services.gateway.openai.error import error_body, read_request, render_error
 from services.gateway.openai.logprob import completion_logprobs
-from services.gateway.openai.request import ChatRequest, CompletionRequest, EmbeddingRequest
+from services.gateway.openai.request import (
+    MAX_PROMPT_TOKENS,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+)
 from services.gateway.openai.text import chat_generation, completion_generations
 from services.gateway.openai.usage import Usage, count_usage
 
@@ -173,6 +178,23 @@ def test_prompts_come_in_four_forms() -> None:
     assert prompts(["a", "b"]) == ["a", "b"]
     assert prompts([1, 2]) == [[1, 2]]
     assert prompts([[1, 2], [3]]) == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "field", "problem"),
+    [
+        ([1] * (MAX_PROMPT_TOKENS + 1), "prompt[0]", f"at most {MAX_PROMPT_TOKENS} items"),
+        ([[1], [2] * (MAX_PROMPT_TOKENS + 1)], "prompt[1]", f"at most {MAX_PROMPT_TOKENS} items"),
+        ([1, -2], "prompt[0][1]", "greater than or equal to 0"),
+        (["a", 3], "prompt[1]", "valid array"),
+        ({}, "prompt", "valid array"),
+    ],
+    ids=["too many", "too many of the second", "negative", "mixed", "object"],
+)
+def test_a_wrong_prompt_is_named_where_it_is_wrong(prompt, field: str, problem: str) -> None:
+    with pytest.raises(InvalidArgument, match=problem) as refused:
+        read_request(CompletionRequest, json.dumps({"model": "m", "prompt": prompt}).encode())
+    assert refused.value.field == field
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda v: st.lists(v, max_size=3)))
