@@ -22,9 +22,10 @@ from mesh.server import serve
 from mesh.store import digest_of
 from mesh.telemetry import open_telemetry
 from services.inference.bindings import make_bindings
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.residence import Residence
 from services.inference.models.state import Change
-from services.inference.models.table import LoadedModel, ModelTable
+from services.inference.models.table import ModelTable
 
 NODE = "node-a"
 

@@ -15,7 +15,7 @@ from mesh.manifest import Format, Manifest, Task
 from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.settings import GatewaySettings
 from services.inference.models.identity import open_identity
-from services.inference.models.table import LoadedModel
+from services.inference.models.loaded_model import LoadedModel
 from tests.integration.gateway_rig import make_telemetry, open_gateway
 from tests.integration.node_rig import NodeRig, open_node, spec_of
 

@@ -83,7 +83,7 @@ class Node:
         self._metrics = LanguageModelMetrics(CollectorRegistry())
         cpu = OnnxRuntimeBackend(BackendSettings(threads=1))
         self.backends: Sequence[Backend] = (cpu, TensorRtBackend(machine, EngineCache(None)))
-        self._improve = Improvement(self.open)
+        self._improve = Improvement()
 
     async def open(self, assignment: Assignment) -> LoadedLanguageModel:
         return await open_language_model(
@@ -102,8 +102,9 @@ class Node:
         async def announce() -> None:
             pass
 
+        spec = SPEC.model_copy(update={"version": version})
         lifetime = VersionLifetime(
-            Assignment(model="tiny", spec=SPEC.model_copy(update={"version": version})),
+            Assignment(model="tiny", spec=spec, may_page=True),
             self.table,
             open_model=self.open,
             announce=announce,

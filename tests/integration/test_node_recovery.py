@@ -33,8 +33,8 @@ from services.inference.encoders.sentence_encoder import open_sentence_encoder
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.opening import open_language_model
 from services.inference.models.announcement import Announcement
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.metrics import ModelCollector
-from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.models.version_lifetime import VersionLifetime
 from tests.integration import llm_support

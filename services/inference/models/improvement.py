@@ -1,32 +1,29 @@
-"""Opens models on the backend that they were passed over for, once that is ready for them.
+"""Has the work done that a backend was passed over for, so that a model can be opened there.
 
 A backend that must first make something of a model (compile an engine, say) refuses it at first, so
-that the model serves elsewhere at once. This has the work done meanwhile, in a thread of its own,
-and opens the model again. A version that leaves memory leaves its work going, and finds it again,
-or what it made, when it comes back; one that leaves the node takes it along. It knows no backend by
-name.
+that the model serves elsewhere at once. This has the work done meanwhile, in a thread of its own. A
+version that leaves memory leaves its work going, and finds it again, or what it made, when it comes
+back; one that leaves the node takes it along. It opens nothing, and knows no backend by name.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from mesh.deployment import Assignment
 from services.inference.backends.pending import HasPending, Pending
 from services.inference.loading_thread import start_thread
+from services.inference.models.loaded_model import Key, LoadedModel
 from services.inference.models.residence import key_of
-from services.inference.models.table import HasRemark, Key, LoadedModel
 
-Open = Callable[[Assignment], Awaitable[LoadedModel]]
 Say = Callable[[str], None]
 
 
 class Improvement:
     """What a version's stay asks for a better engine."""
 
-    def __init__(self, open_model: Open) -> None:
-        self._open = open_model
+    def __init__(self) -> None:
         self._works: dict[Key, asyncio.Task[None]] = {}
         # One at a time: each takes a core and much memory.
         self._turn = asyncio.Semaphore(1)
@@ -34,20 +31,18 @@ class Improvement:
     def __repr__(self) -> str:
         return f"<Improvement of {sorted(self._works)}>"
 
-    async def __call__(
-        self, assignment: Assignment, serving: LoadedModel, say: Say
-    ) -> LoadedModel | None:
-        """The version on a better engine than the one that serves; None if there is none to be had.
+    async def __call__(self, assignment: Assignment, serving: LoadedModel, say: Say) -> bool:
+        """Whether the version may now be opened on a better engine than the one that serves.
 
         Raises:
             BackendUnavailable: the work has failed, and why.
         """
         work = serving.pending if isinstance(serving, HasPending) else None
         if work is None:
-            return None
+            return False
         say(f"runs on {serving.backend} while its engine for {work.backend} is being built")
         await asyncio.shield(self._begun(key_of(assignment), work))
-        return await self._better(assignment, serving, say)
+        return True
 
     def give_up(self, assignment: Assignment) -> None:
         """Ends a version's work, if it is still going: nobody is going to ask for it."""
@@ -71,18 +66,6 @@ class Improvement:
     async def _do(self, work: Pending) -> None:
         async with self._turn:
             await _prepare(work)
-
-    async def _better(
-        self, assignment: Assignment, serving: LoadedModel, say: Say
-    ) -> LoadedModel | None:
-        opened = await self._open(assignment)
-        if opened.backend != serving.backend:
-            return opened
-        # Built, and refused all the same: the GPU may have filled up meanwhile.
-        remark = opened.remark if isinstance(opened, HasRemark) else ""
-        say(remark or f"stays on {serving.backend}")
-        await opened.close()
-        return None
 
 
 async def _prepare(work: Pending) -> None:

@@ -25,8 +25,8 @@ from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.opening import open_language_model
 from services.inference.models.identity import open_identity
 from services.inference.models.improvement import Improvement
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.needs import count_bytes
-from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_place import TensorPlace
 from services.inference.settings import NodeSettings
 from services.inference.tensor_graph.onnx_model import open_onnx_model
@@ -46,7 +46,7 @@ class ModelLoader:
         backend = BackendSettings(threads=settings.engine_threads, spin=settings.engine_spin)
         self._backends = backends = make_backends(backend, self._store)
         self._openers = make_openers(settings, self._compiled, metrics, backends)
-        self.improve = Improvement(self.open)
+        self.improve = Improvement()
 
     @property
     def formats(self) -> frozenset[Format]:

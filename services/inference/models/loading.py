@@ -2,22 +2,40 @@
 
 What an opening takes is held from before its first byte until the version is closed; or, if nobody
 wants it any more, until its thread has ended and what it made is thrown away. Whoever gives an
-opening up need not wait for that, and may ask when it has come.
+opening up need not wait for that, and may ask when it has come. A second engine of a version that
+serves already is counted by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from mesh.deployment import Assignment
-from services.inference.models.memory import Memory
-from services.inference.models.table import Key, LoadedModel
+from mesh.errors import RingmeshError, Unavailable
+from mesh.logs import get_logger
+from services.inference.models.loaded_model import Key, LoadedModel
+from services.inference.models.memory import Hold, Memory
 
 Open = Callable[[Assignment], Awaitable[LoadedModel]]
 Measure = Callable[[Assignment], Awaitable[int]]
 """How much memory a version is going to take, told before it is loaded."""
+
+_log = get_logger(__name__)
+
+
+class LoadFailed(Unavailable):
+    """One attempt at opening a version failed; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A second engine, and under what name its memory is held."""
+
+    loaded: LoadedModel
+    hold: Hold
 
 
 async def no_needs(_assignment: Assignment) -> int:
@@ -36,6 +54,7 @@ class Loading:
         self._memory = memory
         self._measure = measure
         self._needs_bytes: int | None = None
+        self._engines = 1
         self._given_up: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -51,8 +70,33 @@ class Loading:
         """The version, warm; with `waits`, in line for memory that others are using.
 
         Its memory is to be settled, when it is known to all, and to be released.
+
+        Raises:
+            LoadFailed: it cannot be opened now.
         """
-        return await self._see_through(self._open(assignment, page_out, waits=waits))
+
+        async def reserve(needs_bytes: int) -> None:
+            await self._memory.reserve(
+                self._key,
+                needs_bytes,
+                may_page=lambda: assignment().may_page,
+                page_out=page_out,
+                waits=waits,
+            )
+
+        opening = self._open(assignment(), self._key, reserve)
+        return await self._see_through(opening, self._key)
+
+    async def open_beside(self, assignment: Assignment) -> Beside:
+        """The version once more, while it serves; raises as `open` does."""
+        self._engines += 1
+        hold: Hold = (*self._key, f"engine {self._engines}")
+
+        async def reserve(needs_bytes: int) -> None:
+            await self._memory.reserve(hold, needs_bytes, may_page=bool, page_out=_stay)
+
+        loaded = await self._see_through(self._open(assignment, hold, reserve), hold)
+        return Beside(loaded, hold)
 
     async def ended(self) -> None:
         """Returns when nothing is left of what was given up."""
@@ -60,46 +104,49 @@ class Loading:
             await asyncio.wait(self._given_up)
 
     async def _open(
-        self,
-        assignment: Callable[[], Assignment],
-        page_out: Callable[[str], None],
-        *,
-        waits: bool,
+        self, assignment: Assignment, hold: Hold, reserve: Callable[[int], Awaitable[None]]
     ) -> LoadedModel:
         if self._needs_bytes is None:  # its content stays what it is for as long as it stays
-            self._needs_bytes = await self._measure(assignment())
-        await self._memory.reserve(
-            self._key,
-            self._needs_bytes,
-            may_page=lambda: assignment().may_page,
-            page_out=page_out,
-            waits=waits,
-        )
+            self._needs_bytes = await self._measure(assignment)
+        await reserve(self._needs_bytes)
         try:
-            return await warmed(await self._open_model(assignment()))
+            return await _warmed(await self._open_model(assignment))
         except BaseException:
-            self._memory.release(self._key)
+            self._memory.release(hold)
             raise
 
-    async def _see_through(self, opening: Coroutine[Any, Any, LoadedModel]) -> LoadedModel:
+    async def _see_through(
+        self, opening: Coroutine[Any, Any, LoadedModel], hold: Hold
+    ) -> LoadedModel:
         task = asyncio.create_task(opening)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            ending = asyncio.create_task(self._throw_away(task))
+            ending = asyncio.create_task(self._throw_away(task, hold))
             self._given_up.add(ending)
             ending.add_done_callback(self._given_up.discard)
             raise
+        except Exception as error:  # whatever an artefact or an engine does, the node lives on
+            raise LoadFailed(reason_of(error, self._key)) from error
 
-    async def _throw_away(self, opening: asyncio.Task[LoadedModel]) -> None:
+    async def _throw_away(self, opening: asyncio.Task[LoadedModel], hold: Hold) -> None:
         opening.cancel()
         await asyncio.wait({opening})
         if not opening.cancelled() and opening.exception() is None:
             await opening.result().close()
-            self._memory.release(self._key)
+            self._memory.release(hold)
 
 
-async def warmed(loaded: LoadedModel) -> LoadedModel:
+def reason_of(error: Exception, key: Key) -> str:
+    """What a status says of a failure; one that nobody has foreseen goes to the log as well."""
+    if isinstance(error, RingmeshError):
+        return error.message
+    model, version = key
+    _log.exception("opening failed unexpectedly", model=model, version=version)
+    return f"{type(error).__name__}: {error}"
+
+
+async def _warmed(loaded: LoadedModel) -> LoadedModel:
     """The same, after its first answer."""
     try:
         await loaded.warm_up()
@@ -107,3 +154,7 @@ async def warmed(loaded: LoadedModel) -> LoadedModel:
         await loaded.close()
         raise
     return loaded
+
+
+def _stay(_reason: str) -> None:
+    """It is never asked to leave."""

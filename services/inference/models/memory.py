@@ -1,6 +1,7 @@
 """The node's memory: who holds how much of the budget, and who makes room for another.
 
-A version reserves what it needs before anything of it is loaded, and gives it back when it is gone.
+A version reserves what it needs before anything of it is loaded, and gives it back when it is gone;
+a second engine that is to replace its first is counted by itself while there are both.
 If there is too little, versions that may be paged and that nobody is using are asked to leave, the
 longest unused first. If that is not enough either, the version is refused with the figures; one
 that a caller waits for stays in line instead, as long as somebody it could replace is only busy.
@@ -18,11 +19,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from mesh.errors import Unavailable
-from services.inference.models.table import Key, Usage
+from services.inference.models.engines import Usage
+from services.inference.models.loaded_model import Key
 
 TURN_S = 2.0
 """A busy version goes when another has waited so long, and it has been there for so long itself, or
 for as long as its coming took: no more than half of the time goes into loading."""
+Hold = tuple[str, int] | tuple[str, int, str]
+"""Under what name memory is held: a model and a version, and which engine if not the first."""
+
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _STEP = 1000
 
@@ -37,7 +42,7 @@ class DoesNotFit(Unavailable):
 class Share:
     """What a version holds of the budget, and whether it could give that up now."""
 
-    key: Key
+    key: Hold
     held_bytes: int
     may_page: bool = False
     usage: Usage = field(default_factory=Usage)
@@ -52,11 +57,11 @@ class Share:
 
 def make_room(
     needs_bytes: int, budget_bytes: int, shares: Iterable[Share]
-) -> tuple[Key, ...] | None:
+) -> tuple[Hold, ...] | None:
     """Who has to leave, the longest unused first and the busy last; None if it is not enough."""
     shares = tuple(shares)
     lacking = needs_bytes - (budget_bytes - sum(share.held_bytes for share in shares))
-    leaving: list[Key] = []
+    leaving: list[Hold] = []
     for share in sorted(filter(_can_leave, shares), key=_order):
         if lacking <= 0:
             break
@@ -83,7 +88,7 @@ def could_fit(needs_bytes: int, budget_bytes: int, shares: Iterable[Share]) -> b
     return needs_bytes <= budget_bytes - sum(s.held_bytes for s in shares if not s.may_page)
 
 
-def refusal(key: Key, needs_bytes: int, budget_bytes: int, shares: Iterable[Share]) -> str:
+def refusal(key: Hold, needs_bytes: int, budget_bytes: int, shares: Iterable[Share]) -> str:
     """What to tell whoever wants to load a version that does not fit."""
     shares = sorted(shares, key=lambda share: -share.held_bytes)
     free = budget_bytes - sum(share.held_bytes for share in shares)
@@ -95,9 +100,9 @@ def refusal(key: Key, needs_bytes: int, budget_bytes: int, shares: Iterable[Shar
     )
 
 
-def reference(key: Key) -> str:
-    """A version's name everywhere in the mesh: `minilm@1`."""
-    return f"{key[0]}@{key[1]}"
+def reference(hold: Hold) -> str:
+    """A version's name everywhere in the mesh, `minilm@1`, and which engine of it is meant."""
+    return " ".join((f"{hold[0]}@{hold[1]}", *hold[2:]))
 
 
 def format_bytes(count: float) -> str:
@@ -132,7 +137,7 @@ class _Holder:
 class _Applicant:
     """Who wants memory, and since when if it waits for it."""
 
-    key: Key
+    key: Hold
     needs_bytes: int
     may_page: Callable[[], bool]
     waits_since_s: float | None
@@ -150,8 +155,8 @@ class Memory:
         self.budget_bytes = budget_bytes
         self._usage = usage or (lambda _key: Usage())
         self._clock = clock
-        self._holders: dict[Key, _Holder] = {}
-        self._line: dict[Key, _Applicant] = {}
+        self._holders: dict[Hold, _Holder] = {}
+        self._line: dict[Hold, _Applicant] = {}
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -160,7 +165,7 @@ class Memory:
 
     async def reserve(
         self,
-        key: Key,
+        key: Hold,
         needs_bytes: int,
         *,
         may_page: Callable[[], bool],
@@ -180,7 +185,7 @@ class Memory:
                     await self._wait(applicant)
         self._holders[key] = _Holder(needs_bytes, may_page, page_out, self._clock())
 
-    def settle(self, key: Key, held_bytes: int) -> None:
+    def settle(self, key: Hold, held_bytes: int) -> None:
         """The version is loaded, and this is what it takes."""
         holder = self._holders[key]
         holder.held_bytes, holder.came_s = held_bytes, self._clock()
@@ -198,7 +203,7 @@ class Memory:
         self.notify()
         return True
 
-    def release(self, key: Key) -> None:
+    def release(self, key: Hold) -> None:
         """The version is gone from memory; again and again, if you like."""
         self._holders.pop(key, None)
         self.notify()
@@ -266,8 +271,8 @@ class Memory:
         holder.is_leaving, holder.has_to_go = True, share.is_due
         holder.page_out(reason)
 
-    def _share(self, key: Key, holder: _Holder, applicant: _Applicant) -> Share:
-        usage = self._usage(key)
+    def _share(self, key: Hold, holder: _Holder, applicant: _Applicant) -> Share:
+        usage = self._usage(key[:2])
         # One that is still being loaded is wanted by somebody, and cannot leave before it is there.
         usage = replace(usage, is_idle=usage.is_idle and holder.is_settled)
         is_due = self._is_due(holder, applicant)
@@ -278,4 +283,4 @@ class Memory:
         if since_s is None or self._clock() < holder.turn_ends_s(since_s):
             return False
         # For one whose callers have gone meanwhile, nobody has to interrupt his work.
-        return self._usage(applicant.key).waiting > 0 or not applicant.may_page()
+        return self._usage(applicant.key[:2]).waiting > 0 or not applicant.may_page()

@@ -15,8 +15,8 @@ from functools import partial
 from mesh.catalog import KvEntry
 from mesh.deployment import Assignment, Placement
 from mesh.logs import get_logger
+from services.inference.models.loaded_model import Key
 from services.inference.models.residence import Residence
-from services.inference.models.table import Key
 from services.inference.models.version_lifetime import NOT_PLACED, VersionLifetime
 
 _log = get_logger(__name__)

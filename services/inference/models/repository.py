@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mesh.errors import FailedPrecondition, ModelNotFound, Unavailable
+from services.inference.models.loaded_model import Key
 from services.inference.models.residence import Residence
 from services.inference.models.state import Change, ModelState, ModelStatus
-from services.inference.models.table import Key, ModelTable
+from services.inference.models.table import ModelTable
 
 _TAKES_CALLS = (ModelState.READY, ModelState.LOADING)
 """Or may at any moment."""

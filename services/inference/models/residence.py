@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from mesh.deployment import Assignment, Placement
-from services.inference.models.table import Key
+from services.inference.models.loaded_model import Key
 
 
 def key_of(assignment: Assignment) -> Key:

@@ -1,7 +1,5 @@
-"""The model versions of this node: their states, and who is using them.
+"""The model versions of this node: their states, and what a request for one finds.
 
-A version is in use for as long as the task runs that has resolved it. Each call is one task, so a
-servicer resolves and need not give back, and a call that is cancelled or dies lets go at once.
 Whoever asks for a version that has been paged out waits until it is back in memory. The table
 decides nothing about loading; it is told what happened.
 """
@@ -14,88 +12,30 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from mesh.errors import DeadlineExceeded, Unavailable
 from mesh.logs import get_logger
-from services.inference.allocator import give_back
 from services.inference.models.choice import choose_version, requested_version
+from services.inference.models.engines import Engines, Usage
+from services.inference.models.loaded_model import Key, LoadedModel
 from services.inference.models.state import Change, ModelState, ModelStatus, advance
 from services.inference.models.statistics import VersionStatistics
 
 _log = get_logger(__name__)
 
-Key = tuple[str, int]
-"""A model and a version."""
-
 REMEMBERED = 64
 """How many versions that are gone stay known: a caller's route is a moment old, and not a month."""
-
-
-class LoadedModel(Protocol):
-    """A version that can answer. What it can be asked differs; this is what all share."""
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-
-    @property
-    def version(self) -> int:
-        """The version's number."""
-
-    @property
-    def backend(self) -> str:
-        """The engine it runs on."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """What it takes."""
-
-    async def warm_up(self) -> None:
-        """Answers once, so that the first caller does not pay for it."""
-
-    async def close(self) -> None:
-        """Ends what is running and frees the memory."""
-
-
-@runtime_checkable
-class HasRemark(Protocol):
-    """A version that does not run quite as its manifest asks for, and says how."""
-
-    @property
-    def remark(self) -> str:
-        """Empty, if there is nothing to say."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Retired:
-    """An engine that has been replaced, and the calls that still run on it."""
-
-    loaded: LoadedModel
-    users: frozenset[asyncio.Task[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Whether a version is answering, when it last was on the monotonic clock, and who waits."""
-
-    is_idle: bool = True
-    last_used_s: float = 0.0
-    waiting: int = 0
-    """How many callers wait until it is back in memory."""
 
 
 @dataclass(slots=True)
 class _Entry:
     status: ModelStatus
     statistics: VersionStatistics
-    loaded: LoadedModel | None = None
-    users: set[asyncio.Task[Any]] = field(default_factory=set)
-    last_used_s: float = 0.0
+    engines: Engines
     is_paged_out: bool = False
     waiting: int = 0
     demanded: asyncio.Event = field(default_factory=asyncio.Event)
-    retired: list[_Retired] = field(default_factory=list)
     changes: Counter[Change] = field(default_factory=Counter)
 
 
@@ -132,12 +72,8 @@ class ModelTable:
         entry = self._entry(name, version, metadata_version)
         if entry.is_paged_out:
             entry = await self._paged_in(name, version, metadata_version, timeout_s)
-        task = asyncio.current_task()
-        if task is not None and task not in entry.users:
-            entry.users.add(task)
-            task.add_done_callback(lambda done: self._let_go(entry, done))
-        entry.last_used_s = self._clock()
-        return entry.loaded
+        entry.engines.use(asyncio.current_task())
+        return entry.engines.current
 
     async def _paged_in(
         self, name: str, version: str, metadata_version: str | None, timeout_s: float | None
@@ -154,25 +90,22 @@ class ModelTable:
             text = f"the deadline passed while {name} was being brought back into memory"
             raise DeadlineExceeded(text) from None
 
-    def _let_go(self, entry: _Entry, task: asyncio.Task[Any]) -> None:
-        entry.users.discard(task)
-        entry.last_used_s = self._clock()
-        if not entry.users:
-            self._on_idle()
-
     def follow_idle(self, on_idle: Callable[[], None]) -> None:
         """Has a function called whenever the last call of a version has ended."""
         self._on_idle = on_idle
 
+    def _tell_idle(self) -> None:
+        self._on_idle()
+
     def usage(self, key: Key) -> Usage:
         """Whether a version is answering, and when it last was."""
         entry = self._entries[key]
-        return Usage(not entry.users, entry.last_used_s, entry.waiting)
+        return entry.engines.usage(entry.waiting)
 
     def find(self, name: str, version: str, metadata_version: str | None) -> Any:
         """The same for a look only: the model may go at any time; None if it is paged out."""
         entry = self._entry(name, version, metadata_version)
-        return None if entry.is_paged_out else entry.loaded
+        return None if entry.is_paged_out else entry.engines.current
 
     def _entry(self, name: str, version: str, metadata_version: str | None) -> _Entry:
         model, number = requested_version(name, version, metadata_version)
@@ -205,7 +138,8 @@ class ModelTable:
             self.change(key, Change.PLACED, "waiting to be loaded")
         else:
             status = ModelStatus(*key, reason="waiting to be loaded")
-            self._entries[key] = _Entry(status, VersionStatistics(*key))
+            engines = Engines(self._clock, self._tell_idle)
+            self._entries[key] = _Entry(status, VersionStatistics(*key), engines)
 
     def change(
         self, key: Key, change: Change, reason: str = "", *, loaded: LoadedModel | None = None
@@ -221,9 +155,8 @@ class ModelTable:
             memory_bytes=0 if loaded is None else loaded.memory_bytes,
         )
         if loaded is not None:
-            entry.loaded, entry.is_paged_out = loaded, False
-        if change in (Change.LOADED, Change.PAGED_IN):
-            entry.last_used_s = self._clock()  # nobody has had the time to use it
+            entry.engines.current, entry.is_paged_out = loaded, False
+            entry.engines.touch()  # nobody has had the time to use it
         state = entry.status.state.name
         _log.info("model changed", model=entry.status.reference, state=state, reason=reason)
         if change is Change.DRAINED:
@@ -238,15 +171,15 @@ class ModelTable:
         for key in known[:-REMEMBERED]:
             del self._entries[key]
 
-    def move(self, key: Key, loaded: LoadedModel, reason: str) -> None:
+    def move(
+        self, key: Key, better: LoadedModel, reason: str, on_closed: Callable[[], None]
+    ) -> None:
         """Has another engine answer for a ready version from now on.
 
-        Calls under way stay where they are; `close_retired` waits for them.
+        Calls under way stay where they are; their engine is closed after the last of them.
         """
-        entry = self._entries[key]
-        if entry.loaded is not None:
-            entry.retired.append(_Retired(entry.loaded, frozenset(entry.users)))
-        self.change(key, Change.MOVED, reason, loaded=loaded)
+        self._entries[key].engines.replace(better, on_closed)
+        self.change(key, Change.MOVED, reason, loaded=better)
 
     async def page_out(self, key: Key, reason: str) -> None:
         """Takes a ready version out of memory, after the calls that use it; who asks now waits."""
@@ -254,8 +187,8 @@ class ModelTable:
         entry.is_paged_out = True
         entry.demanded.clear()
         self.change(key, Change.PAGED_OUT, reason)
-        await self.wait_until_idle(key, None)
-        await self.unload(key)
+        await entry.engines.wait_until_idle(None)
+        await entry.engines.close()
 
     def demand(self, key: Key) -> None:
         """Asks for a version as a call would, if it is paged out."""
@@ -265,16 +198,6 @@ class ModelTable:
     async def wait_for_demand(self, key: Key) -> None:
         """Returns when somebody asks for a version that is paged out."""
         await self._entries[key].demanded.wait()
-
-    async def close_retired(self, key: Key) -> None:
-        """Closes the engines that were replaced, each when its last call has ended."""
-        retired = self._entries[key].retired
-        for each in tuple(retired):
-            if each.users:
-                await asyncio.wait(each.users)
-            if each in retired:
-                retired.remove(each)
-                await _close([each.loaded])
 
     def remark(self, key: Key, reason: str) -> None:
         """Says something of a version that changes nothing."""
@@ -298,24 +221,20 @@ class ModelTable:
 
     async def wait_until_idle(self, key: Key, timeout_s: float | None) -> bool:
         """Waits for the calls that use a version; False if some still do after that time."""
-        users = self._entries[key].users
-        if users:
-            await asyncio.wait(set(users), timeout=timeout_s)
-        return not users
+        return await self._entries[key].engines.wait_until_idle(timeout_s)
+
+    async def close_broken(self, key: Key) -> None:
+        """Closes the engine that has failed; calls that began on an earlier one go on there."""
+        await self._entries[key].engines.close_current()
 
     async def unload(self, key: Key) -> None:
         """Closes a version that nobody may ask for any more."""
-        entry = self._entries[key]
-        loaded, entry.loaded = entry.loaded, None
-        retired, entry.retired[:] = tuple(entry.retired), ()
-        engines = [old.loaded for old in retired]
-        await _close(engines if loaded is None else [loaded, *engines])
-        await asyncio.to_thread(give_back)
+        await self._entries[key].engines.close()
 
     async def aclose(self) -> None:
         """Closes everything that is still loaded, when the node stops."""
-        for key in tuple(self._entries):
-            await self.unload(key)
+        for entry in tuple(self._entries.values()):
+            await entry.engines.close()
 
 
 @contextmanager
@@ -326,24 +245,6 @@ def _waiting_for(entry: _Entry) -> Iterator[None]:
         yield
     finally:
         entry.waiting -= 1
-
-
-async def _close(engines: Iterable[LoadedModel]) -> None:
-    """Closes them all, to the end even if cancelled: one that is half closed is nobody's."""
-    closing = asyncio.create_task(_close_each(engines))
-    try:
-        await asyncio.shield(closing)
-    except asyncio.CancelledError:
-        await asyncio.wait({closing})
-        raise
-
-
-async def _close_each(engines: Iterable[LoadedModel]) -> None:
-    for engine in engines:
-        try:
-            await engine.close()
-        except Exception:  # noqa: BLE001 - an engine that has lost its device; the node lives on
-            _log.exception("closing an engine failed", model=engine.name, version=engine.version)
 
 
 def _nothing() -> None:

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from mesh.batching_options import BatchingOptions
 from mesh.tensor import Tensor
 from services.inference.batching.terms import Terms
-from services.inference.models.table import LoadedModel
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.timing import Timing
 
 

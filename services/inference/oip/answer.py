@@ -23,8 +23,9 @@ from mesh.scheduling_parameters import own_timeout_s, requested_priority, reques
 from mesh.tensor import Tensor, validate_request
 from services.inference.batching.terms import Terms
 from services.inference.llm.model import LoadedLanguageModel
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.statistics import Measurement
-from services.inference.models.table import LoadedModel, ModelTable
+from services.inference.models.table import ModelTable
 from services.inference.models.tensor_model import Signature, TensorModel
 from services.inference.models.timing import Timing
 from services.inference.oip import text as oip_text

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mesh.batching_options import BatchingOptions, QueuePolicy
 from mesh.pb import inference_pb2 as oip
 from mesh.pb import model_config_pb2 as config
-from services.inference.models.table import LoadedModel
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.tensor_model import Signature, TensorSpec
 from services.inference.oip.description import device_of, platform_of
 

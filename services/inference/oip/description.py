@@ -8,8 +8,8 @@ from typing import Final, Protocol, runtime_checkable
 
 from mesh.pb import inference_pb2 as oip
 from services.inference.backends.backend import Device
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.state import ModelStatus
-from services.inference.models.table import LoadedModel
 from services.inference.models.tensor_model import Signature, TensorSpec
 
 _PLATFORMS: Final[Mapping[str, str]] = MappingProxyType(

@@ -20,9 +20,10 @@ from mesh.oip_service import INFER_EXTENSIONS, OipMethods, method_extensions, se
 from mesh.pb import inference_pb2 as oip
 from services.inference.generate_servicer import NODE_HEADER, VERSION_HEADER
 from services.inference.models.choice import choose_version, requested_version
+from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.repository import Repository
 from services.inference.models.state import ModelState, ModelStatus
-from services.inference.models.table import LoadedModel, ModelTable
+from services.inference.models.table import ModelTable
 from services.inference.oip.answer import Answering, signature_of
 from services.inference.oip.configuration import model_config
 from services.inference.oip.description import memory_usage, model_metadata

@@ -87,15 +87,15 @@ async def test_a_node_that_stops_closes_what_was_being_closed() -> None:
 async def test_a_moved_version_closes_its_old_engine_though_it_is_removed_meanwhile() -> None:
     rig = SlowRig()
     task = await ready(rig)
-    better = Model(rig.log)
-    rig.table.move(KEY, better, "moved")
-    closing = asyncio.create_task(rig.table.close_retired(KEY))
+    closed: list[str] = []
+    rig.table.move(KEY, Model(rig.log), "moved", lambda: closed.append("told"))
     await rig.until(lambda: rig.log[-1] == "closing")
-    closing.cancel()
     rig.lifetime.remove()
+    await rig.until(lambda: rig.log[-1] == "closed")
+    assert not task.done()
     release(rig)
-    await asyncio.wait({closing, task})
-    assert rig.log.count("closed") == 2
+    await task
+    assert (rig.log.count("closed"), closed) == (2, ["told"])
 
 
 async def test_an_engine_that_cannot_be_closed_ends_nobody_elses_stay() -> None:

@@ -15,15 +15,14 @@ from tests.unit.inference.test_placement_watch import assignment
 class Model:
     name, version, memory_bytes = "a", 1, 0
 
-    def __init__(self, backend: str, remark: str = "", pending: Pending | None = None) -> None:
-        self.backend, self.remark, self.pending = backend, remark, pending
-        self.is_closed = False
+    def __init__(self, backend: str, pending: Pending | None = None) -> None:
+        self.backend, self.pending = backend, pending
 
     async def warm_up(self) -> None:
         pass
 
     async def close(self) -> None:
-        self.is_closed = True
+        pass
 
 
 class Work:
@@ -48,15 +47,11 @@ class Work:
 
 
 class Rig:
-    def __init__(self, opened: Model) -> None:
+    def __init__(self) -> None:
         self.said: list[str] = []
-        self.opened = opened
-        self.improve = Improvement(self.open)
+        self.improve = Improvement()
 
-    async def open(self, _assignment: Any) -> Model:
-        return self.opened
-
-    async def run(self, work: Work | None, model: str = "a") -> Any:
+    async def run(self, work: Work | None, model: str = "a") -> bool:
         serving = Model("cpu", pending=None if work is None else work.pending)
         return await self.improve(assignment(model, 1), serving, self.said.append)
 
@@ -68,16 +63,16 @@ class Rig:
         return task
 
 
-async def test_once_the_work_is_done_the_model_is_opened_there() -> None:
-    rig, work = Rig(Model("engine")), Work()
+async def test_once_the_work_is_done_the_model_may_be_opened_there() -> None:
+    rig, work = Rig(), Work()
     work.may_end.set()
-    assert await rig.run(work) is rig.opened
+    assert await rig.run(work) is True
     assert rig.said == ["runs on cpu while its engine for engine is being built"]
 
 
 async def test_without_work_nothing_is_said() -> None:
-    rig = Rig(Model("engine"))
-    assert await rig.run(None) is None
+    rig = Rig()
+    assert await rig.run(None) is False
     assert rig.said == []
 
 
@@ -85,15 +80,7 @@ async def test_work_that_fails_says_why() -> None:
     work = Work(BackendUnavailable("engine", Obstacle.BUILD_FAILED, "no"))
     work.may_end.set()
     with pytest.raises(BackendUnavailable, match="build_failed: no"):
-        await Rig(Model("engine")).run(work)
-
-
-async def test_a_model_that_is_refused_all_the_same_stays_and_says_why() -> None:
-    rig, work = Rig(Model("cpu", "engine: out_of_memory: 3 bytes")), Work()
-    work.may_end.set()
-    assert await rig.run(work) is None
-    assert rig.opened.is_closed
-    assert rig.said[-1] == "engine: out_of_memory: 3 bytes"
+        await Rig().run(work)
 
 
 async def leave(task: asyncio.Task[Any]) -> None:
@@ -103,18 +90,18 @@ async def leave(task: asyncio.Task[Any]) -> None:
 
 
 async def test_who_leaves_memory_finds_the_work_going_when_it_is_back() -> None:
-    rig, first, second = Rig(Model("engine")), Work(), Work()
+    rig, first, second = Rig(), Work(), Work()
     await leave(await rig.begun(first))
     again = asyncio.create_task(rig.run(second))
     while len(rig.said) < 2:
         await asyncio.sleep(0)
     first.may_end.set()
-    assert await again is rig.opened
+    assert await again is True
     assert (first.begun, second.begun, first.is_cancelled) == (1, 0, False)
 
 
 async def test_work_that_failed_while_nobody_waited_is_tried_again() -> None:
-    rig = Rig(Model("engine"))
+    rig = Rig()
     failing = Work(BackendUnavailable("engine", Obstacle.BUILD_FAILED, "no"))
     await leave(await rig.begun(failing))
     failing.may_end.set()
@@ -122,24 +109,24 @@ async def test_work_that_failed_while_nobody_waited_is_tried_again() -> None:
         await asyncio.sleep(0)
     work = Work()
     work.may_end.set()
-    assert await rig.run(work) is rig.opened
+    assert await rig.run(work) is True
 
 
 async def test_who_leaves_the_node_takes_the_work_along_and_nobody_elses() -> None:
-    rig, work, others = Rig(Model("engine")), Work(), Work()
+    rig, work, others = Rig(), Work(), Work()
     await leave(await rig.begun(work))
     waiting = asyncio.create_task(rig.run(others, "b"))
     rig.improve.give_up(assignment("a", 1))
     rig.improve.give_up(assignment("c", 1))  # has none
     others.may_end.set()
-    assert await waiting is rig.opened
+    assert await waiting is True
     assert (work.is_cancelled, others.is_cancelled, others.begun) == (True, False, 1)
 
 
 async def test_a_version_that_comes_back_to_the_node_begins_anew() -> None:
-    rig, work, again = Rig(Model("engine")), Work(), Work()
+    rig, work, again = Rig(), Work(), Work()
     await leave(await rig.begun(work))
     rig.improve.give_up(assignment("a", 1))
     again.may_end.set()
-    assert await rig.run(again) is rig.opened
+    assert await rig.run(again) is True
     assert again.begun == 1

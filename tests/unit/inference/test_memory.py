@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.inference.models.engines import Usage
+from services.inference.models.loaded_model import Key
 from services.inference.models.memory import (
     DoesNotFit,
     Memory,
@@ -17,7 +19,6 @@ from services.inference.models.memory import (
     make_room,
     refusal,
 )
-from services.inference.models.table import Key, Usage
 
 SHARES = st.lists(
     st.builds(

@@ -10,9 +10,12 @@ import pytest
 
 from mesh.deployment import Assignment
 from mesh.errors import FailedPrecondition
+from services.inference.models.loaded_model import LoadedModel
+from services.inference.models.memory import Memory
+from services.inference.models.serving import Remark
 from services.inference.models.state import ModelState
-from services.inference.models.table import LoadedModel, ModelTable
-from services.inference.models.version_lifetime import Remark, VersionLifetime
+from services.inference.models.table import ModelTable
+from services.inference.models.version_lifetime import VersionLifetime
 from tests.unit.inference.test_placement_watch import assignment
 
 KEY = ("a", 1)
@@ -48,8 +51,9 @@ class Engine:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory | None = None) -> None:
         self.table = ModelTable()
+        self.memory = memory or Memory()
         self.cpu, self.gpu = Engine("cpu"), Engine("gpu")
         self.is_built = asyncio.Event()
         self.refusal: Exception | None = None
@@ -62,23 +66,28 @@ class Rig:
             loads=asyncio.Semaphore(1),
             unload_timeout_s=60,
             improve=self.improve,
+            memory=self.memory,
+            measure=self.measure,
         )
 
     async def open(self, _assignment: Assignment) -> Engine:
         self.opened += 1
+        if self.is_built.is_set() and not self.gpu.is_warm:
+            return self.gpu
         return self.cpu
 
-    async def improve(
-        self, _assignment: Assignment, serving: LoadedModel, say: Remark
-    ) -> Engine | None:
+    async def improve(self, _assignment: Assignment, serving: LoadedModel, say: Remark) -> bool:
         if self.is_built.is_set():
-            return None
+            return False
         self.builds += 1
         say(f"runs on {serving.backend}, the gpu's engine is being built")
         await self.is_built.wait()
         if self.refusal is not None:
             raise self.refusal
-        return self.gpu
+        return True
+
+    async def measure(self, _assignment: Assignment) -> int:
+        return 3
 
     async def announce(self) -> None:
         pass
@@ -197,7 +206,7 @@ async def test_after_a_move_it_is_the_new_engine_whose_failure_counts(rig: Rig) 
     assert rig.status.state is ModelState.READY
     rig.cpu = Engine("cpu")
     rig.gpu.failure.set_result("the device is lost")
-    await rig.until(lambda: rig.opened == 2)
+    await rig.until(lambda: rig.opened == 3)
     await rig.until(lambda: rig.status.state is ModelState.READY)
     assert rig.gpu.is_closed
     assert rig.status.backend == "cpu"
@@ -227,6 +236,64 @@ async def test_a_build_goes_on_where_a_version_was_asked_to_leave_and_stays(rig:
     rig.is_built.set()
     await rig.until(lambda: rig.status.backend == "gpu")
     rig.cpu.may_answer.set()
-    assert (await call, rig.builds, rig.opened) == ("cpucpu", 1, 1)
+    assert (await call, rig.builds, rig.opened) == ("cpucpu", 1, 2)
+    rig.lifetime.remove()
+    await task
+
+
+async def test_calls_on_the_old_engine_are_whole_though_the_new_one_breaks(rig: Rig) -> None:
+    task = await rig.serving()
+    before = await rig.started()
+    rig.is_built.set()
+    await rig.until(lambda: rig.status.backend == "gpu")
+    old, rig.cpu = rig.cpu, Engine("cpu")
+    rig.gpu.failure.set_result("the device is lost")
+    await rig.until(lambda: rig.opened == 3)
+    await rig.until(lambda: rig.status.state is ModelState.READY)
+    assert rig.gpu.is_closed
+    assert not old.is_closed
+    old.may_answer.set()
+    assert await before == "cpucpu"
+    await rig.until(lambda: old.is_closed)
+    rig.lifetime.remove()
+    await task
+
+
+async def test_an_engine_that_is_refused_when_it_is_built_leaves_the_old_one(rig: Rig) -> None:
+    task = await rig.serving()
+    rig.gpu = Engine("cpu")
+    rig.is_built.set()
+    await rig.until(lambda: rig.gpu.is_closed)
+    assert (rig.status.reason, rig.status.state) == ("stays on cpu", ModelState.READY)
+    assert not rig.cpu.is_closed
+    rig.lifetime.remove()
+    await task
+
+
+async def test_both_engines_are_counted_while_there_are_both() -> None:
+    rig = Rig(Memory(6))
+    task = await rig.serving()
+    call = await rig.started()
+    rig.is_built.set()
+    await rig.until(lambda: rig.status.backend == "gpu")
+    assert "<Memory 6 of 6" in repr(rig.memory)
+    rig.cpu.may_answer.set()
+    await call
+    await rig.until(lambda: rig.cpu.is_closed)
+    await rig.until(lambda: "<Memory 3 of 6" in repr(rig.memory))
+    rig.lifetime.remove()
+    await task
+    assert "<Memory 0 of 6" in repr(rig.memory)
+
+
+async def test_a_second_engine_for_which_there_is_no_room_is_refused_with_figures() -> None:
+    rig = Rig(Memory(5))
+    task = await rig.serving()
+    rig.is_built.set()
+    await rig.until(lambda: "needs" in rig.status.reason)
+    assert rig.status.reason == (
+        "a@1 engine 2 needs 3 bytes of memory, and 2 bytes of 5 bytes are free: a@1 has 3 bytes"
+    )
+    assert (rig.status.state, rig.status.backend) == (ModelState.READY, "cpu")
     rig.lifetime.remove()
     await task

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mesh.catalog import KvEntry
 from mesh.deployment import Assignment, Placement, VersionSpec
 from mesh.manifest import Manifest
+from services.inference.models.loaded_model import Key
 from services.inference.models.placement_watch import PlacementWatch, compare, read_placement
 from services.inference.models.residence import Residence
-from services.inference.models.table import Key
 from services.inference.models.version_lifetime import NOT_PLACED
 
 NODE = "node-a"

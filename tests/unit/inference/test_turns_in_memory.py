@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import DeadlineExceeded
+from services.inference.models.engines import Usage
 from services.inference.models.memory import TURN_S, Memory, Share, make_room, turn_ends_s
-from services.inference.models.table import Usage
 from tests.unit.inference.test_paging import BUDGET, Rig
 from tests.unit.inference.virtual_time import run_virtually, settle
 
