@@ -173,8 +173,8 @@ def test_a_version_that_kept_its_batching_under_embedding_is_still_read() -> Non
         ),
         (
             {**ONNX, "warm_up": [{"inputs": {"x": {"datatyp": "FP32", "shape": []}}}]},
-            "manifest.warm_up.0.inputs.x.datatype",
-            "is missing",
+            "manifest.warm_up.0.inputs.x.datatyp",
+            "did you mean 'datatype'?",
         ),
         (
             {**ONNX, "warm_up": [{"inputs": {"x": {**SCALAR, "fil": "ones"}}}]},
