@@ -12,7 +12,7 @@ from mesh.model_options import GenerationOptions
 from services.inference.backends.backend import BackendFailed, BackendSettings, Device
 from services.inference.backends.torch.backend import TorchBackend
 from services.inference.models.needs import decoder_bytes
-from tests.integration.llm_support import DIGEST, decoder_of, golden, golden_request, open_model
+from tests.integration.llm_support import decoder_of, golden, golden_request, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

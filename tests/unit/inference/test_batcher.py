@@ -187,12 +187,15 @@ async def test_higher_levels_run_first(model: Model) -> None:
     assert [rows for _, rows in model.batches] == [(1,), (5, 6, 2, 3), (4,)]
 
 
-@pytest.mark.parametrize(("options", "priority"), [(TWO_LEVELS, 3), (OPTIONS, 1)])
+@pytest.mark.parametrize(
+    ("options", "priority", "said"),
+    [(TWO_LEVELS, 3, "no level 3"), (OPTIONS, 1, "no priority levels")],
+)
 async def test_a_level_that_does_not_exist_is_refused(
-    model: Model, options: dict[str, Any], priority: int
+    model: Model, options: dict[str, Any], priority: int, said: str
 ) -> None:
     async with opened(model, **options) as batcher:
-        with pytest.raises(InvalidArgument, match=f"no level {priority}") as refused:
+        with pytest.raises(InvalidArgument, match=said) as refused:
             await batcher.submit(items(2), Terms(priority=priority))
     assert refused.value.field == "parameters.priority"
     assert model.metric("queue_refused_total", reason="INVALID_ARGUMENT") == 1
