@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +30,7 @@ from services.inference.backends.backend import (
     Obstacle,
 )
 from services.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
-from services.inference.backends.openvino_backend import OpenVinoBackend
+from services.inference.backends.openvino_backend import OpenVinoBackend, load_library
 from services.inference.batching.terms import ANY_TIME
 from services.inference.encoders.bert_encoder import padded_width
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
@@ -42,13 +46,14 @@ if TYPE_CHECKING:
     from services.inference.encoders.text_model import TextModel
     from services.inference.models.tensor_model import TensorModel
 
-openvino = pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("the extra `openvino` is not installed", allow_module_level=True)
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 GOLDEN = json.loads((REFERENCE / "classifiers.json").read_text())
 BACKEND = OpenVinoBackend(BackendSettings(threads=2))
 OTHER = OnnxRuntimeBackend(BackendSettings(threads=2))
-CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CAPABILITIES = load_library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_bfloat16 = pytest.mark.skipif("BF16" not in CAPABILITIES, reason="no bfloat16 on this CPU")
 Arrays = dict[str, np.ndarray[Any, Any]]
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -375,3 +380,42 @@ def test_language_models_are_refused_by_name() -> None:
     with pytest.raises(BackendUnavailable, match="keeps no slots") as refused:
         BACKEND.open_slots(None, 4)  # type: ignore[arg-type]  # it does not look at it
     assert refused.value.obstacle is Obstacle.UNSUPPORTED_MODEL
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+
+def watch(event, arguments):
+    if event.startswith(("socket.", "subprocess.", "urllib.")) and event != "socket.__new__":
+        print(event, arguments)
+    if event == "open" and any(letter in str(arguments[1]) for letter in "wax+"):
+        print(event, arguments)
+
+sys.addaudithook(watch)
+from services.inference.backends.backend import BackendSettings, Graph
+from services.inference.backends.openvino_backend import OpenVinoBackend
+
+folder = Path(sys.argv[1])
+graph = Graph("graph", "0" * 64, lambda: folder / "model.onnx", folder)
+runner = OpenVinoBackend(BackendSettings(threads=1)).open_graph(graph)
+print("opened", [tensor.name for tensor in runner.outputs])
+runner.close()
+"""
+
+
+def test_nothing_is_sent_and_nothing_written(tmp_path: Path) -> None:
+    folder = graphs.save_mlp(tmp_path / "graph")
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", WATCHED, str(folder)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["opened ['y']"]
+    assert not (home / "intel").exists()
+    assert [path.name for path in folder.iterdir()] == ["model.onnx"]

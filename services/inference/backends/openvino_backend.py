@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
@@ -40,6 +41,7 @@ from services.inference.llm.decoder import Decoder
 from services.inference.llm.slot_backend import SlotBackend
 
 NAME = "openvino"
+_TELEMETRY = "openvino_telemetry"
 
 _PRECISIONS: Final = {"auto": "f32", "fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES: Final = {"bf16": "BF16", "f16": "FP16"}
@@ -74,7 +76,7 @@ class OpenVinoBackend:
 
     def open_graph(self, graph: Graph) -> GraphRunner:
         """Compiles the graph in the precision that is asked for, in float32 if none is."""
-        library = _library()
+        library = load_library()
         core = library.Core()
         precision = _precision(graph.compute, core)
         path = graph.onnx()
@@ -143,7 +145,13 @@ class OpenVinoGraph:
         return found.view(np.uint16) if self._datatypes[name] == "BF16" else found
 
 
-def _library() -> Any:
+def load_library() -> Any:
+    """The package without its telemetry, which counts as not installed.
+
+    Importing the one would have the other tell its makers so, and write two files in the home
+    folder, unasked.
+    """
+    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]  # None: not to be found
     try:
         return importlib.import_module("openvino")
     except (ImportError, OSError) as error:
