@@ -52,9 +52,9 @@ bench-llm: $(DEV)
 	$(if $(filter-out token_gap,$(ONLY))$(ENGINES),,$(BIN)/python -m bench.llm_token_gap $(ROUNDS_ARGUMENT))
 	$(if $(filter-out encoders,$(ONLY)),,$(BIN)/python -m bench.encoders $(ROUNDS_ARGUMENT) $(ENGINES_ARGUMENT))
 
-# On a machine with a GPU: make bench-gpu EXTRAS=torch,tensorrt
+# On a machine with a GPU: make bench-gpu EXTRAS=torch,tensorrt (MADE_UP=135m or 1b: no real models)
 bench-gpu: $(DEV)
-	$(BIN)/python -m bench.gpu
+	$(BIN)/python -m bench.gpu $(if $(MADE_UP),--made-up $(MADE_UP))
 
 protos: $(DEV)
 	$(BIN)/python protos/generate.py

@@ -1,7 +1,8 @@
 """What a node does on this machine's GPU, as a share of what the GPU can do at most.
 
-    make bench-gpu                          # everything, on the best backend that runs here
-    .venv/bin/python bench/gpu.py --tiny    # a minute, on any machine: does it run?
+    make bench-gpu EXTRAS=torch,tensorrt         # everything, on the best backend that runs here
+    .venv/bin/python -m bench.gpu --tiny         # a minute, on any machine: does it run?
+    python -m bench.gpu --made-up 135m           # no network: random weights in the same shapes
 
 It writes down the machine, measures the memory's bandwidth and the matrix units' rate, opens the
 demo models on the best backend (TensorRT where it runs, else torch, else ONNX Runtime), holds their
@@ -26,21 +27,28 @@ from bench.gpu_limits import Limits, measure_limits
 from bench.gpu_node import (
     SEQUENCE,
     Bench,
+    BenchModels,
     Sizes,
     decode_rate,
+    decode_tokens,
     encode_rate,
     greedy,
+    likeliest,
     prefill_rate,
     prompt,
 )
+from bench.made_up_models import DECODERS, write_decoder, write_encoder
 from bench.results import keep
 from mesh.local.cache import find_cache_dir
-from mesh.local.demo_models import DemoModels, obtain_demo_models
+from mesh.local.demo_models import obtain_demo_models
 from services.inference.llm.architecture import LlamaConfig
+from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.model_files import open_model_files
 
 REFERENCE = "onnxruntime"
 LOWEST_COSINE = 0.999
+LARGEST_DIFFERENCE = 0.3
+"""Of log probabilities: bfloat16 costs some hundredths, a wrong mask or rotation whole units."""
 _ENCODER_OPERATIONS = 2 * 10_650_000 * SEQUENCE
 """Per sentence: two for each weight of the six layers and each token."""
 
@@ -64,9 +72,10 @@ def main() -> None:
     options = read_options()
     sizes = TINY if options.tiny else FULL
     limits = measure_limits(tiny=options.tiny)
-    models = obtain_demo_models(find_cache_dir())
     with tempfile.TemporaryDirectory() as folder:
-        page = asyncio.run(measure(models, Path(folder), sizes, options.backend, limits))
+        work = Path(folder)
+        models = find_models(options.made_up, work)
+        page = asyncio.run(measure(models, work, sizes, options.backend, limits))
     print(page)  # noqa: T201 - the result
     if not options.tiny:
         keep(page)
@@ -76,39 +85,56 @@ def read_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="small sizes, and nothing is written")
+    parser.add_argument("--made-up", choices=DECODERS, help="random weights, of this size")
     parser.add_argument("--backend", default="auto", help="another than the best one")
     return parser.parse_args()
 
 
+def find_models(made_up: str | None, work: Path) -> BenchModels:
+    """The demo models, fetched at the first time; or models that are made up here and now."""
+    if made_up is not None:
+        decoder = write_decoder(made_up, work / "decoder")
+        title = f"Random weights in the shapes of a Llama of {made_up} and of MiniLM-L6"
+        return BenchModels(title, decoder, "transformers", write_encoder(work / "encoder"))
+    demo = obtain_demo_models(find_cache_dir())
+    title = "SmolLM2-135M and MiniLM-L6"
+    return BenchModels(title, demo.smollm2_gguf.parent, "gguf", demo.minilm_folder)
+
+
 async def measure(
-    models: DemoModels, work: Path, sizes: Sizes, backend: str, limits: Limits
+    models: BenchModels, work: Path, sizes: Sizes, backend: str, limits: Limits
 ) -> str:
     """The page."""
-    bench = Bench(models.smollm2_gguf, models.minilm_folder, work, sizes, backend)
-    reference = Bench(models.smollm2_gguf, models.minilm_folder, work, TINY, REFERENCE)
+    bench = Bench(models, work, sizes, backend)
+    reference = Bench(models, work, TINY, REFERENCE)
     rows = await measure_language_model(bench, reference, models, sizes, limits)
     rows += await measure_encoder(bench, reference, sizes, limits)
-    return render(rows, limits, bench.refusals())
+    return render(rows, limits, models.title, bench.refusals())
 
 
 async def measure_language_model(
-    bench: Bench, reference: Bench, models: DemoModels, sizes: Sizes, limits: Limits
+    bench: Bench, reference: Bench, models: BenchModels, sizes: Sizes, limits: Limits
 ) -> list[Row]:
     """Its answers against the reference's, decoding, prompts."""
     expected_model = await reference.language_model()
-    expected = [await greedy(expected_model, number, TINY.tokens) for number in range(4)]
+    expected, expected_odds = await answers(expected_model)
     await expected_model.close()
     model = await bench.language_model()
-    found = [await greedy(model, number, TINY.tokens) for number in range(4)]
-    config = open_model_files(models.smollm2_gguf.parent).config
+    found, odds = await answers(model)
+    difference = difference_of(expected_odds, odds)
+    if not difference < LARGEST_DIFFERENCE:
+        sys.exit(f"the tokens are wrong: log probabilities differ by {difference} on the average")
+    config = open_model_files(models.decoder).config
     weights = weight_count(config)
     width = 2 if limits.is_gpu else 4
     rows = [
-        Row(f"greedy tokens as on {REFERENCE} ({model.backend})", agreement(expected, found), "")
+        Row(f"greedy tokens as on {REFERENCE} ({model.backend})", agreement(expected, found), ""),
+        Row("log probabilities of likely tokens differ by", difference, ""),
     ]
     for streams in sizes.streams:
         rate = await decode_rate(model, streams, sizes.tokens)
-        read = weights * width + streams * (16 + sizes.tokens / 2) * kv_bytes(config, width)
+        positions = 16 + decode_tokens(streams, sizes.tokens) / 2
+        read = weights * width + streams * positions * kv_bytes(config, width)
         most = streams * limits.bytes_per_s / read
         rows.append(Row(f"decode, {streams} streams", rate, "tokens/s", rate / most, "bandwidth"))
     rate = await prefill_rate(model, sizes.prompt_tokens, sizes.rounds)
@@ -117,6 +143,13 @@ async def measure_language_model(
     rows.append(Row(what, rate, "tokens/s", rate / most, "matrix rate"))
     await model.close()
     return rows
+
+
+async def answers(model: LoadedLanguageModel) -> tuple[list[list[int]], list[dict[int, float]]]:
+    """What it says to some prompts, and what it thinks likely after them."""
+    numbers = range(4)
+    said = [await greedy(model, number, TINY.tokens) for number in numbers]
+    return said, [await likeliest(model, number) for number in numbers]
 
 
 async def measure_encoder(
@@ -166,12 +199,22 @@ def agreement(expected: list[list[int]], found: list[list[int]]) -> float:
     return float(np.mean(shares))
 
 
-def render(rows: list[Row], limits: Limits, refusals: list[str]) -> str:
+def difference_of(expected: list[dict[int, float]], found: list[dict[int, float]]) -> float:
+    """The mean difference of the log probabilities of tokens that both name; no number for none."""
+    both = [
+        abs(odds[token] - others[token])
+        for odds, others in zip(expected, found, strict=True)
+        for token in odds.keys() & others.keys()
+    ]
+    return float(np.mean(both)) if both else float("nan")
+
+
+def render(rows: list[Row], limits: Limits, title: str, refusals: list[str]) -> str:
     """The page."""
     about = (
         f"`make bench-gpu`, {datetime.now(UTC):%Y-%m-%d}, {limits.device}, {limits.library}, "
         f"{platform.machine()}; measured limits: {limits.bytes_per_s / 1e9:.4g} GB/s, "
-        f"{limits.operations_per_s / 1e12:.4g} TFLOP/s. SmolLM2-135M and MiniLM-L6."
+        f"{limits.operations_per_s / 1e12:.4g} TFLOP/s. {title}."
     )
     lines = [
         "## On a GPU" if limits.is_gpu else "## The GPU's benchmark on a CPU",

@@ -53,8 +53,9 @@ def _bytes_per_s(torch: Any, device: str, *, tiny: bool) -> float:
 def _operations_per_s(torch: Any, device: str, *, tiny: bool) -> float:
     size = 8192 if device == "cuda" else 512 if tiny else 2048
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    one = torch.ones((size, size), dtype=dtype, device=device)
-    other, out = torch.ones_like(one), torch.empty_like(one)
+    # Of random numbers: on a GPU, those of equal ones cost less power and so less time.
+    one = torch.randn((size, size), dtype=dtype, device=device)
+    other, out = torch.randn_like(one), torch.empty_like(one)
     seconds: float = _seconds(torch, device, lambda: torch.mm(one, other, out=out))
     return 2 * size**3 / seconds
 

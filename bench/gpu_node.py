@@ -30,7 +30,12 @@ from services.inference.encoders.sentence_config import read_sentence_config
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.opening import open_language_model
-from services.inference.llm.request import Delta, GenerationRequest, SamplingRequest
+from services.inference.llm.request import (
+    LARGEST_LOGPROBS,
+    Delta,
+    GenerationRequest,
+    SamplingRequest,
+)
 
 SEQUENCE = 128
 _VOCABULARY = range(1000, 20_000)
@@ -49,11 +54,21 @@ class Sizes:
     rounds: int
 
 
+@dataclass(frozen=True, slots=True)
+class BenchModels:
+    """The folders of a language model and of a sentence encoder, and what to call them."""
+
+    title: str
+    decoder: Path
+    decoder_format: str
+    encoder: Path
+
+
 class Bench:
     """The demo models on one backend, or on the best."""
 
-    def __init__(self, gguf: Path, minilm: Path, work: Path, sizes: Sizes, backend: str) -> None:
-        self._gguf, self._minilm, self._work = gguf, minilm, work
+    def __init__(self, models: BenchModels, work: Path, sizes: Sizes, backend: str) -> None:
+        self._models, self._work = models, work
         self._sizes = sizes
         self._backend = backend
         self._backends: Sequence[Backend] = make_backends(BackendSettings())
@@ -66,12 +81,16 @@ class Bench:
     async def language_model(self) -> LoadedLanguageModel:
         """The language model, warm."""
         spec = self._spec(
-            "gguf",
+            self._models.decoder_format,
             "text-generation",
             precision="auto",
             generation={
                 "slots": max(self._sizes.streams),
-                "max_context_tokens": self._sizes.prompt_tokens + self._sizes.tokens + 64,
+                "max_context_tokens": max(
+                    self._sizes.prompt_tokens,
+                    decode_tokens(max(self._sizes.streams), self._sizes.tokens),
+                )
+                + 64,
                 "prefill_chunk_tokens": min(512, self._sizes.prompt_tokens),
                 "max_queue": 4 * max(self._sizes.streams),
                 "weights": "fp32",
@@ -81,7 +100,7 @@ class Bench:
 
         async def open_it() -> LoadedLanguageModel:
             return await open_language_model(
-                self._gguf.parent, spec, self._work, self._backends, metrics
+                self._models.decoder, spec, self._work, self._backends, metrics
             )
 
         model = await self._best(open_it, lambda model: model.pending, LoadedLanguageModel.close)
@@ -91,12 +110,12 @@ class Bench:
     async def encoder(self) -> BertEncoder:
         """The sentence encoder."""
         spec = self._spec("sentence-transformers", "text-embedding", precision="auto")
-        config = read_sentence_config(self._minilm)
+        config = read_sentence_config(self._models.encoder)
 
         async def open_it() -> BertEncoder:
             return await asyncio.to_thread(
                 load_bert_encoder,
-                self._minilm,
+                self._models.encoder,
                 config,
                 spec,
                 max_tokens=SEQUENCE,
@@ -127,7 +146,7 @@ class Bench:
     def _spec(self, format_: str, task: str, **options: Any) -> VersionSpec:
         manifest = {"name": task, "task": task, "format": format_, "backend": self._backend}
         text = json.dumps(manifest | options)
-        digest = {"gguf": "a", "sentence-transformers": "b"}[format_] * 64
+        digest = ("a" if task == "text-generation" else "b") * 64
         return VersionSpec(version=1, digest=digest, manifest=Manifest.from_json(text), files=())
 
 
@@ -144,6 +163,25 @@ async def greedy(model: LoadedLanguageModel, number: int, tokens: int) -> list[i
     return list((await model.generate_text(request)).token_ids)
 
 
+async def likeliest(model: LoadedLanguageModel, number: int) -> dict[int, float]:
+    """The likeliest tokens after a prompt, with their log probabilities."""
+    request = GenerationRequest(
+        prompt(number, 24),
+        SamplingRequest(temperature=0),
+        max_tokens=1,
+        ignore_eos=True,
+        logprobs=LARGEST_LOGPROBS,
+    )
+    async with contextlib.aclosing(model.generate(request)) as events:
+        deltas = [event async for event in events if isinstance(event, Delta)]
+    return dict(next(each for delta in deltas for each in delta.logprobs).top)
+
+
+def decode_tokens(streams: int, tokens: int) -> int:
+    """How much each stream answers, so that the first still runs when the last one has begun."""
+    return tokens + 2 * streams
+
+
 async def decode_rate(model: LoadedLanguageModel, streams: int, tokens: int) -> float:
     """Tokens per second of all streams, while all of them run."""
 
@@ -151,7 +189,7 @@ async def decode_rate(model: LoadedLanguageModel, streams: int, tokens: int) -> 
         request = GenerationRequest(
             prompt(1000 * streams + number, 16),
             SamplingRequest(temperature=0),
-            max_tokens=tokens,
+            max_tokens=decode_tokens(streams, tokens),
             ignore_eos=True,
         )
         at_ns: list[int] = []
