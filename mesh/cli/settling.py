@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from mesh.cli.call import CallFailed
 from mesh.cli.version_state import VersionState, explain
 from mesh.local.problem import LocalProblem
 
@@ -75,25 +76,38 @@ def await_settled(
     Raises:
         VersionFailed: a version does not load, with each node's reason.
         VersionNotReady: the time is over.
+        CallFailed: it is over, and the mesh does not answer.
     """
     ends = clock() + timeout_s
     seen: list[VersionState] = []
     since = clock()
     while True:
-        found = wanted.among(ask())
+        try:
+            found = wanted.among(ask())
+        except CallFailed:  # a gateway that is started anew, say
+            if clock() >= ends:
+                raise
+            sleep(ASK_INTERVAL_S)
+            continue
         if found != seen:
             seen, since = found, clock()
-        is_steady = clock() - since >= STEADY_S
-        verdicts = [judge(state, wanted.replicas, is_steady=is_steady) for state in found]
-        for state, verdict in zip(found, verdicts, strict=True):
-            if verdict is Verdict.FAILED:
-                raise VersionFailed(_failure(state))
-        is_whole = len(found) == len(wanted.versions)
-        if is_whole and set(verdicts) == {Verdict.READY} and all(map(is_routed, found)):
+        verdicts = _judge_all(wanted, found, is_steady=clock() - since >= STEADY_S)
+        is_ready = len(found) == len(wanted.versions) and verdicts == {Verdict.READY}
+        if is_ready and all(map(is_routed, found)):
             return found
         if clock() >= ends:
             raise VersionNotReady(_delay(wanted, found, timeout_s))
         sleep(ASK_INTERVAL_S)
+
+
+def _judge_all(wanted: Wanted, found: Sequence[VersionState], *, is_steady: bool) -> set[Verdict]:
+    verdicts: set[Verdict] = set()
+    for state in found:
+        verdict = judge(state, wanted.replicas, is_steady=is_steady)
+        if verdict is Verdict.FAILED:
+            raise VersionFailed(_failure(state))
+        verdicts.add(verdict)
+    return verdicts
 
 
 def _failure(state: VersionState) -> str:

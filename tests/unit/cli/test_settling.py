@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from mesh.cli.call import CallFailed
 from mesh.cli.settling import (
     STEADY_S,
     Verdict,
@@ -61,13 +62,16 @@ def test_a_verdict_needs_all_nodes_or_a_steady_picture(
 class Watching:
     """The mesh as it changes from question to question, on a clock of its own."""
 
-    def __init__(self, *pictures: Sequence[VersionState], routed_after: int = 0) -> None:
+    def __init__(self, *pictures: Sequence[VersionState] | None, routed_after: int = 0) -> None:
         self.pictures = list(pictures)
         self.unrouted = routed_after
         self.now_s = 0.0
 
     def ask(self) -> Sequence[VersionState]:
-        return self.pictures.pop(0) if len(self.pictures) > 1 else self.pictures[0]
+        picture = self.pictures.pop(0) if len(self.pictures) > 1 else self.pictures[0]
+        if picture is None:
+            raise CallFailed("no answer")
+        return picture
 
     def is_routed(self, _state: VersionState) -> bool:
         self.unrouted -= 1
@@ -97,6 +101,12 @@ def test_it_waits_for_the_version_and_for_the_routes() -> None:
 def test_a_failure_ends_the_wait_with_each_reason_once() -> None:
     with pytest.raises(VersionFailed, match=r"^m@2 does not load. a, b: no graph. The nodes"):
         Watching([LOADING], [FAILED]).settle()
+
+
+def test_a_mesh_that_does_not_answer_for_a_moment_is_asked_again() -> None:
+    assert Watching([LOADING], None, None, [READY]).settle() == [READY]
+    with pytest.raises(CallFailed, match="no answer"):
+        Watching([LOADING], None).settle(timeout_s=5)
 
 
 def test_fewer_nodes_than_replicas_are_enough_when_nothing_changes_any_more() -> None:
