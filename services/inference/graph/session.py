@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from mesh.errors import FailedPrecondition
 from mesh.tensor import Array
@@ -25,6 +24,11 @@ from services.inference.backends.backend import (
     GraphTensor,
     InputsRefused,
 )
+
+# Since 1.29 its wheels report to their makers, and leave a number of the machine in the home
+# folder, unless they are told not to before they are loaded. Whoever wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 BACKEND = "onnxruntime"
 PLATFORM = "onnxruntime_onnx"
