@@ -12,7 +12,13 @@ import pytest
 
 from mesh.manifest import Manifest
 from mesh.tensor import Tensor, encode_raw
-from services.inference.backends.backend import BackendSettings, BackendUnavailable, Graph, Obstacle
+from services.inference.backends.backend import (
+    BackendSettings,
+    BackendUnavailable,
+    Graph,
+    InputsRefused,
+    Obstacle,
+)
 from services.inference.backends.torch.backend import TorchBackend
 from services.inference.batching.terms import ANY_TIME
 from services.inference.encoders.bert_config import read_encoder, read_head
@@ -99,6 +105,14 @@ def test_company_changes_no_bit(tmp_path: Path, name: str, classifies: bool) -> 
     for count in (1, 2, 3, 5, 8):
         assert run(runner, rows[:count], 8).tobytes() == together[:count].tobytes()
     assert runner.memory_bytes > 0
+    runner.close()
+
+
+def test_a_token_without_a_vector_is_refused_before_it_reaches_the_device(tmp_path: Path) -> None:
+    runner = BACKEND.open_graph(graph_of(tmp_path, "bert", classifies=False))
+    for wrong in (-1, 1_000_000):
+        with pytest.raises(InputsRefused, match=f"token {wrong} is outside"):
+            run(runner, [[2, 3], [4, wrong]], 8)
     runner.close()
 
 

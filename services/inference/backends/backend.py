@@ -17,7 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mesh.errors import FailedPrecondition, Internal
 from mesh.tensor import Array
@@ -73,6 +76,17 @@ class BackendFailed(Internal):
 
 class InputsRefused(BackendFailed):
     """It failed because of what its inputs hold or of their shapes, says the engine."""
+
+
+def check_token_ids(ids: NDArray[Any] | Sequence[int], vocabulary: int) -> None:
+    """Raises `InputsRefused` for a token that the model has no vector for.
+
+    A GPU does not: it reads whatever lies there, or ends every model of the process.
+    """
+    found = np.asarray(ids)
+    if found.size and not (found.min() >= 0 and found.max() < vocabulary):
+        wrong = next(int(each) for each in found.flat if not 0 <= each < vocabulary)
+        raise InputsRefused(f"token {wrong} is outside the model's vocabulary of {vocabulary}")
 
 
 class BackendLost(BackendFailed):

@@ -13,7 +13,7 @@ from tests.unit.tensorrt.toy_decoder import CONFIG, ToyWeights
 
 torch = pytest.importorskip("torch")
 
-from services.inference.backends.backend import BackendUnavailable, Obstacle  # noqa: E402
+from services.inference.backends.backend import BackendUnavailable, InputsRefused, Obstacle  # noqa: E402
 from services.inference.backends.torch.decoder import TorchDecoder  # noqa: E402
 from services.inference.backends.torch.placement import Place, opening  # noqa: E402
 from services.inference.backends.torch.slots import (  # noqa: E402
@@ -105,6 +105,15 @@ def test_a_model_that_does_not_fit_leaves_it_to_another_backend() -> None:
     with pytest.raises(BackendUnavailable) as refused:
         open_slots(Recorder(torch.OutOfMemoryError("CUDA out of memory")))
     assert refused.value.obstacle is Obstacle.OUT_OF_MEMORY
+
+
+def test_a_token_that_the_model_does_not_have_never_reaches_the_device() -> None:
+    slots = open_slots(None)
+    for wrong in (-1, CONFIG.vocabulary):
+        with pytest.raises(InputsRefused, match=f"token {wrong} is outside"):
+            slots.prefill(0, [1, wrong], 0)
+        with pytest.raises(InputsRefused):
+            slots.decode([wrong], [0])
 
 
 def test_a_device_that_fails_at_once_leaves_it_to_another_backend() -> None:

@@ -11,6 +11,7 @@ from services.inference.backends.backend import (
     BackendFailed,
     BackendSettings,
     BackendUnavailable,
+    InputsRefused,
     Obstacle,
 )
 from services.inference.backends.tensorrt.shapes import SlotShapes, slot_shapes
@@ -137,6 +138,16 @@ def test_rounded_weights_give_the_tokens_of_what_they_stand_for(
         found.append(greedy(open_slots(graph, shapes), PROMPTS[:count], 24))
     assert found[0] == found[1]
     assert len({tuple(answer) for answer in found[0]}) == count
+
+
+@pytest.mark.parametrize("wrong", [-1, CONFIG.vocabulary])
+def test_a_token_that_the_model_does_not_have_is_refused_before_it_reaches_the_gpu(
+    slots: TensorRtSlots, wrong: int
+) -> None:
+    with pytest.raises(InputsRefused, match=f"token {wrong} is outside"):
+        slots.prefill(0, [3, wrong, 4], 0)
+    with pytest.raises(InputsRefused, match=f"token {wrong} is outside"):
+        slots.decode([1, wrong], [0, 0])
 
 
 def test_a_recorded_run_is_launched_and_one_that_cannot_be_recorded_is_enqueued(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from services.inference.backends.backend import BackendFailed
+from services.inference.backends.backend import BackendFailed, check_token_ids
 from services.inference.backends.tensorrt.engine import Engine, allocate, captured
 from services.inference.backends.tensorrt.gpu import Gpu, Rows
 from services.inference.backends.tensorrt.library import BACKEND
@@ -58,7 +58,7 @@ class TensorRtSlots:
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
         """One run over one slot, or several where the tokens are many."""
-        self._check(start + len(tokens))
+        self._check(tokens, start + len(tokens))
         self._gpu.activate()
         for begin, run in cut(tokens, start, self._shapes.prefill_tokens):
             self._prefill_run(slot, run, begin)
@@ -67,7 +67,7 @@ class TensorRtSlots:
 
     def decode(self, tokens: Sequence[int], starts: Sequence[int]) -> NDArray[np.float32]:
         """One run over the first slots; rows that are padding write where nobody looks."""
-        self._check(max(starts) + 1)
+        self._check(tokens, max(starts) + 1)
         self._gpu.activate()
         rows, count = row_bucket(len(tokens), self.slots), len(tokens)
         stage = self._tokens
@@ -141,7 +141,8 @@ class TensorRtSlots:
             self.decode([0] * rows, [0] * rows)
         self._engine.save_kernels()
 
-    def _check(self, end: int) -> None:
+    def _check(self, tokens: Sequence[int], end: int) -> None:
+        check_token_ids(tokens, self._shapes.vocabulary)
         # The engine trusts positions with raw memory.
         if end > self.context_tokens:
             raise BackendFailed("a run would pass the end of its slot")

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812  # as the library's own code 
 
 from mesh.errors import FailedPrecondition
 from mesh.tensor import Array
-from services.inference.backends.backend import GraphTensor
+from services.inference.backends.backend import GraphTensor, check_token_ids
 from services.inference.backends.torch.decoder import ROWS
 from services.inference.backends.torch.placement import Place, opening, running, tensor_bytes
 from services.inference.encoders.bert_config import BertConfig
@@ -82,11 +82,13 @@ class TorchEncoder:
             GraphTensor("lengths", "INT64", (-1,)),
         )
         self.outputs = (GraphTensor(output, "FP32", (-1, width)),)
+        self._vocabulary = len(weights["embeddings.word_embeddings.weight"])
         self._forward(torch.zeros(1, ROWS, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
         self.memory_bytes = weights.memory_bytes + tensor_bytes(self._positions)
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """The one output, as often as it is named."""
+        check_token_ids(inputs["input_ids"], self._vocabulary)
         ids, lengths = (torch.tensor(inputs[name]) for name in ("input_ids", "lengths"))
         with running():
             answer: NDArray[np.float32] = self._forward(ids, lengths).float().cpu().numpy()

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812  # as the library's own code has it
 
-from services.inference.backends.backend import BackendFailed
+from services.inference.backends.backend import BackendFailed, check_token_ids
 from services.inference.backends.kept_weights import KeptWeights
 from services.inference.backends.torch.backend import NAME
 from services.inference.backends.torch.capture import DecodeGraphs, Record, make_recorder
@@ -98,7 +98,7 @@ class TorchSlots:
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
         """One run over one slot."""
-        self._check(start + len(tokens))
+        self._check(tokens, start + len(tokens))
         with self._running():
             logits = self._prefill(slot, tokens, start)
             self._logits[:1].copy_(logits, non_blocking=True)
@@ -107,7 +107,7 @@ class TorchSlots:
 
     def decode(self, tokens: Sequence[int], starts: Sequence[int]) -> NDArray[np.float32]:
         """One run over the first slots."""
-        self._check(max(starts) + 1)
+        self._check(tokens, max(starts) + 1)
         count = len(tokens)
         rows, span = self._shape(count, max(starts) + 1)
         padded = round_up(rows, ROWS)
@@ -143,7 +143,8 @@ class TorchSlots:
         if self._place.is_gpu:
             torch.cuda.empty_cache()
 
-    def _check(self, end: int) -> None:
+    def _check(self, tokens: Sequence[int], end: int) -> None:
+        check_token_ids(tokens, self._config.vocabulary)
         if end > self.context_tokens:
             raise BackendFailed("a run would pass the end of its slot")
 
