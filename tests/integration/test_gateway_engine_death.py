@@ -46,6 +46,8 @@ class Rig:
         """Has these nodes serve a model of that name, until the test is over."""
         deployment = make_deployment(model, "gguf")
         await self.mesh.deploy(deployment)
+        # The next test must not take these nodes for its own.
+        self.stack.push_async_callback(self.mesh.wait_healthy, f"{model}@1", 0)
         backends = {
             name: await self.stack.enter_async_context(
                 open_toy_node(name, self.mesh.catalog, deployment.versions[1])
