@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+_SILENT = {"ORT_DISABLE_TELEMETRY": "1", "CI": "true"}
+"""ONNX Runtime and OpenVINO report to their makers, but for this."""
 Point = tuple[str, int]
 """What is measured, and of how many."""
 Missing = tuple[str, str]
@@ -65,7 +67,12 @@ def running(row: Row) -> Iterator[Engine]:
     """The engine's process; its own messages are not shown."""
     pipe = subprocess.PIPE
     with subprocess.Popen(  # noqa: S603 - our own
-        row.command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        row.command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **_SILENT},
     ) as process:
         yield Engine(row, process)
         # It ends by itself when nobody can ask any more, and takes its own children along.
