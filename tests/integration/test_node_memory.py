@@ -115,3 +115,28 @@ async def test_a_model_that_does_not_fit_is_refused_with_figures_and_loaded_when
         await place(shared_catalog, kept[0], late)
         await tagged(shared_catalog, "five@1", "seven@1")
         assert (await infer(instance, "seven")).shape == (1, 1000)
+
+
+async def test_a_model_behind_one_that_never_rests_gets_its_turn(
+    shared_consul: ConsulRig, shared_catalog: Catalog, tmp_path: Path
+) -> None:
+    placed = [await publish(tmp_path, name, may_page=True) for name in ("eight", "nine")]
+    budget = str(WEIGHTS + WEIGHTS // 2)
+    async with asyncio.timeout(100), node(shared_consul, tmp_path, memory_budget_bytes=budget):
+        await place(shared_catalog, *placed)
+        instance = await tagged(shared_catalog, "eight@1", "nine@1")
+        is_over = asyncio.Event()
+
+        async def call_without_rest() -> int:
+            count = 0
+            while not is_over.is_set():
+                assert (await infer(instance, "eight")).shape == (1, 1000)
+                count += 1
+            return count
+
+        busy = [asyncio.create_task(call_without_rest()) for _ in range(4)]
+        for _ in range(2):  # and the other comes back in between
+            assert (await infer(instance, "nine")).shape == (1, 1000)
+            assert (await infer(instance, "eight")).shape == (1, 1000)
+        is_over.set()
+        assert all(await asyncio.gather(*busy))
