@@ -117,7 +117,7 @@ async def test_a_node_without_a_name_says_what_is_missing(tmp_path: Path) -> Non
         check=False,
     )
     assert done.returncode == 2
-    assert "node_id" in done.stderr
+    assert "RINGMESH_NODE_ID" in done.stderr
 
 
 async def test_a_restarted_node_takes_up_its_placement(
