@@ -17,7 +17,8 @@ from mesh.deployment import Assignment
 from mesh.errors import RingmeshError, Unavailable
 from mesh.logs import get_logger
 from services.inference.models.loaded_model import Key, LoadedModel
-from services.inference.models.memory import Hold, Memory
+from services.inference.models.memory import Memory
+from services.inference.models.room import Hold
 
 Open = Callable[[Assignment], Awaitable[LoadedModel]]
 Measure = Callable[[Assignment], Awaitable[int]]

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from services.inference.models.engines import Usage
 from services.inference.models.loaded_model import Key
-from services.inference.models.memory import (
-    DoesNotFit,
-    Memory,
-    Share,
-    could_fit,
-    format_bytes,
-    make_room,
-    refusal,
-)
+from services.inference.models.memory import DoesNotFit, Memory
+from services.inference.models.room import Share, could_fit, format_bytes, make_room, refusal
 
 SHARES = st.lists(
     st.builds(

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mesh.errors import DeadlineExceeded
 from services.inference.models.engines import Usage
-from services.inference.models.memory import TURN_S, Memory, Share, make_room, turn_ends_s
+from services.inference.models.memory import Memory
+from services.inference.models.room import TURN_S, Share, make_room, turn_ends_s
 from tests.unit.inference.test_paging import BUDGET, Rig
 from tests.unit.inference.virtual_time import run_virtually, settle
 
