@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
@@ -15,7 +17,7 @@ from services.inference.backends.tensorrt.engine_cache import EngineCache
 from services.inference.backends.tensorrt.gpu import Architecture
 from services.inference.encoders.bert_config import BertConfig
 from services.inference.encoders.bert_source import BertSource
-from services.inference.graph.writer import GraphWriter
+from services.inference.graph.writer import GRAPH_FILE, GraphWriter
 from services.inference.llm.decoder import Decoder
 from tests.unit.tensorrt.oracle_machine import ADA, OracleMachine
 from tests.unit.tensorrt.toy_decoder import CONFIG, ToyWeights
@@ -86,6 +88,23 @@ def test_an_engine_is_for_its_gpu_its_library_and_its_shapes(
         assert found is Obstacle.NOT_BUILT_YET
     machine.identity = ADA
     backend.open_slots(decoder, 3).close()
+
+
+def test_each_form_of_weights_is_an_engine_of_its_own(
+    machine: OracleMachine, backend: TensorRtBackend, decoder: Decoder
+) -> None:
+    kinds = {}
+    for precision in ("fp32", "int8", "int4"):
+        wanted = replace(decoder, precision=precision)
+        work_for(partial(backend.open_slots, wanted, 3)).prepare()
+        slots = backend.open_slots(wanted, 3)
+        assert np.isfinite(slots.prefill(0, [1, 2, 3], 0)).all()
+        graph = machine.folder / str(len(machine.built)) / GRAPH_FILE
+        constants = onnx.load(str(graph), load_external_data=False).graph.initializer
+        kinds[precision] = {each.data_type for each in constants}
+    assert TensorProto.INT4 in kinds["int4"]
+    assert TensorProto.INT8 in kinds["int8"]
+    assert not {TensorProto.INT4, TensorProto.INT8} & kinds["fp32"]
 
 
 def test_an_engine_is_built_for_the_architecture_that_is_here(
