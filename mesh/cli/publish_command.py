@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import grpc
 import typer
 
 from mesh.cli.call import call
-from mesh.cli.deploy_command import WAIT_S, WaitOption, await_deployed, report
+from mesh.cli.deploying import REPLICAS, WAIT_S, WaitOption, deploy_and_wait, report
 from mesh.cli.output import JsonFlag, make_console, print_json
 from mesh.cli.place import Edge, StateDir, find_edge
-from mesh.cli.registry_call import read_deployment, read_version
+from mesh.cli.registry_call import read_version
 from mesh.errors import InvalidArgument
 from mesh.local.model_files import guess_kind, guess_name
 from mesh.local.problem import LocalProblem
 from mesh.local.publish import LocalFile, Publisher, check_files, read_files
 from mesh.manifest import Manifest
-from mesh.pb.registry_pb2 import Deployment, ModelVersion
+from mesh.pb import registry_pb2 as pb
 from mesh.reference import model_name
 
 app = typer.Typer()
@@ -42,7 +42,7 @@ def publish(
     deploy: Annotated[
         bool, typer.Option("--deploy", help="Also give it all of the model's traffic.")
     ] = False,
-    replicas: Annotated[int, typer.Option(min=1, help="Nodes that should hold it.")] = 2,
+    replicas: Annotated[int, typer.Option(min=1, help="Nodes that should hold it.")] = REPLICAS,
     wait: WaitOption = WAIT_S,
     edge: Edge = None,
     state_dir: StateDir = Path(".ringmesh"),
@@ -68,8 +68,12 @@ def publish(
         console.print(_describe(published), highlight=False)
     version = published.version
     if deploy:
-        deployment = _deploy(address, version, replicas)
-        states = await_deployed(address, deployment, wait)
+        wanted = pb.SetDeploymentRequest(
+            model=version.model,
+            targets=[pb.Target(version=str(version.version), weight=100)],
+            replicas=replicas,
+        )
+        _, states = deploy_and_wait(address, wanted, wait, lambda _: None)
         if not as_json:
             report(states)
     elif not as_json:
@@ -80,7 +84,7 @@ def publish(
 class Published:
     """The version that has the artefact, and whether it has just come to be."""
 
-    version: ModelVersion
+    version: pb.ModelVersion
     is_new: bool
 
 
@@ -93,13 +97,6 @@ def _describe(published: Published) -> str:
         f"Nothing new: the same files and manifest are {name} since {created:%Y-%m-%d %H:%M}, "
         f"digest {published.version.digest[:12]}."
     )
-
-
-def _deploy(edge: str, version: ModelVersion, replicas: int) -> dict[str, Any]:
-    async def run(channel: grpc.aio.Channel) -> Deployment:
-        return await Publisher(channel).deploy(version.model, str(version.version), replicas)
-
-    return read_deployment(call(edge, run))
 
 
 def read_manifest(path: Path, manifest: Path | None, name: str | None) -> Manifest:

@@ -42,12 +42,16 @@ async def show_model(registry: registry_pb2_grpc.RegistryStub, name: str) -> Jso
         )
         for number in model.versions
     ]
-    deployments = await registry.ListDeployments(pb.ListDeploymentsRequest(), timeout=TIMEOUT_S)
-    deployed = [read_deployment(each) for each in deployments.deployments if each.model == name]
     return read_model(model) | {
         "versions": [read_version(each) for each in versions],
-        "deployment": deployed[0] if deployed else None,
+        "deployment": await find_deployment(registry, name),
     }
+
+
+async def find_deployment(registry: registry_pb2_grpc.RegistryStub, model: str) -> Json | None:
+    """What of the model should serve; None where nothing should."""
+    found = await registry.ListDeployments(pb.ListDeploymentsRequest(), timeout=TIMEOUT_S)
+    return next((read_deployment(each) for each in found.deployments if each.model == model), None)
 
 
 async def deployed_versions(

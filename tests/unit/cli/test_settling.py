@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from mesh.cli.call import CallFailed
+from mesh.cli.deploying import way_back
 from mesh.cli.settling import (
     STEADY_S,
     Verdict,
@@ -126,3 +127,24 @@ def test_the_wait_is_bounded_and_says_how_far_it_came() -> None:
     assert 5 <= mesh.now_s < 6
     with pytest.raises(VersionNotReady, match="has not heard of it"):
         Watching([]).settle(timeout_s=5)
+
+
+def deployment(*targets: tuple[str, int], replicas: int = 2, may_page: bool = False) -> dict:
+    listed = [{"version": version, "weight": weight} for version, weight in targets]
+    return {"model": "m", "targets": listed, "replicas": replicas, "may_page": may_page}
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        (None, ""),
+        (deployment(("2", 100)), ""),
+        (deployment(("1", 100)), " Go back with: ringmesh deploy m 1"),
+        (
+            deployment(("1", 90), ("champion", 10), replicas=3, may_page=True),
+            " Go back with: ringmesh deploy m 1:90 champion:10 --replicas 3 --may-page",
+        ),
+    ],
+)
+def test_who_deployed_what_fails_is_told_how_to_go_back(before: dict | None, told: str) -> None:
+    assert way_back(before, deployment(("2", 100))) == told
