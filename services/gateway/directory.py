@@ -94,9 +94,8 @@ class Directory:
             return VersionState(model, version, "READY", "")
         if not self.nodes:
             return VersionState(model, version, "UNAVAILABLE", "no inference node is up")
-        return VersionState(
-            model, version, "LOADING", "no node has it ready; the repository index says why"
-        )
+        why = f"no node has it ready; the repository index and `ringmesh show {model}` say why"
+        return VersionState(model, version, "LOADING", why)
 
 
 def parse_reference(

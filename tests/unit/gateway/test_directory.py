@@ -10,7 +10,7 @@ from mesh.reference import ModelReference, model_reference
 from services.gateway.directory import Directory, parse_reference, require_task
 from services.gateway.directory_watch import DirectoryWatch
 
-NOT_READY = "no node has it ready; the repository index says why"
+NOT_READY = "no node has it ready; the repository index and `ringmesh show m` say why"
 
 
 def deployment(model: str = "m", weights: dict[int, int] | None = None, **aliases: int):

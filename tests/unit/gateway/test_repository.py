@@ -7,7 +7,7 @@ import pytest
 from services.gateway.directory import VersionState
 from services.gateway.repository import NodeState, combine
 
-NOT_READY = "no node has it ready; the repository index says why"
+NOT_READY = "no node has it ready; the repository index and `ringmesh show m` say why"
 DEPLOYED = VersionState("m", 1, "LOADING", NOT_READY)
 
 
