@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mesh.errors import InvalidArgument
 from services.gateway.openai.constraint import asked_constraint
 from services.gateway.openai.request import ChatRequest, CompletionRequest, EmbeddingRequest
 
+_OF_VLLM: Mapping[str, object] = MappingProxyType(
+    {
+        "add_generation_prompt": True,
+        "add_special_tokens": None,
+        "allowed_token_ids": None,
+        "bad_words": None,
+        "chat_template": None,
+        "chat_template_kwargs": None,
+        "continue_final_message": False,
+        "documents": None,
+        "include_stop_str_in_output": False,
+        "length_penalty": 1,
+        "min_tokens": 0,
+        "prompt_logprobs": None,
+        "skip_special_tokens": True,
+        "stop_token_ids": None,
+        "truncate_prompt_tokens": None,
+        "use_beam_search": False,
+    }
+)
+"""What vLLM would change the answer by, with the value by which it changes nothing."""
 _INSTEAD_OF_TOOLS = "models here call no tools; for JSON of a given form send response_format"
 
 
 def check_chat(request: ChatRequest) -> None:
     """Refuses what would change the answer and is not honoured."""
+    _check_extensions(request)
     _check_tools(request)
     _refuse("logit_bias", request.logit_bias)
     _refuse("audio", request.audio)
@@ -38,12 +62,20 @@ def _check_tools(request: ChatRequest) -> None:
 
 def check_completion(request: CompletionRequest) -> None:
     """Refuses what would change the answer and is not honoured."""
+    _check_extensions(request)
     asked_constraint(request)
     _refuse("echo", request.echo)
     _refuse("suffix", request.suffix)
     _refuse("logit_bias", request.logit_bias)
     if request.best_of not in (None, request.choices):
         raise _unsupported("best_of", "other than n")
+
+
+def _check_extensions(request: ChatRequest | CompletionRequest) -> None:
+    given = request.model_extra or {}
+    for field, harmless in _OF_VLLM.items():
+        if given.get(field) not in (None, harmless, [], {}):
+            raise _unsupported(field)
 
 
 def check_embedding(request: EmbeddingRequest) -> None:

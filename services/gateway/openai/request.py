@@ -122,7 +122,9 @@ class StreamOptions(BaseModel):
 
 
 class _GenerationRequest(ConstraintFields, _Request):
-    """What chat and plain completions have in common."""
+    """What chat and plain completions have in common; unknown fields are kept to be looked at."""
+
+    model_config = ConfigDict(extra="allow")
 
     max_tokens: MaxTokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
