@@ -21,7 +21,11 @@ from services.inference.backends.backend import BackendFailed
 from services.inference.backends.health import EngineBroken, EngineHealth
 from services.inference.llm.answer import Answer
 from services.inference.llm.intake import Intake
-from services.inference.llm.plan import (
+from services.inference.llm.plan import plan
+from services.inference.llm.runs import EngineMeter, Runs
+from services.inference.llm.slot_backend import SlotBackend
+from services.inference.llm.slot_table import Mail, SlotTable
+from services.inference.llm.step import (
     Action,
     Admit,
     Exchange,
@@ -30,11 +34,7 @@ from services.inference.llm.plan import (
     Prefill,
     State,
     Waiting,
-    plan,
 )
-from services.inference.llm.runs import EngineMeter, Runs
-from services.inference.llm.slot_backend import SlotBackend
-from services.inference.llm.slot_table import Mail, SlotTable
 
 log = get_logger(__name__)
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mesh.errors import DeadlineExceeded, Internal, RingmeshError
 from mesh.logs import get_logger
 from services.inference.llm.answer import Answer
-from services.inference.llm.plan import Phase, Slot
 from services.inference.llm.request import Event, Finished
+from services.inference.llm.step import Phase, Slot
 
 Mail: TypeAlias = "list[tuple[Answer, Event | RingmeshError]]"
 

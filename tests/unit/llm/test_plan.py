@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.llm.plan import (
-    SMALLEST_COPY,
+from services.inference.llm.plan import SMALLEST_COPY, plan
+from services.inference.llm.step import (
     Admit,
     Exchange,
     Phase,
@@ -18,7 +18,6 @@ from services.inference.llm.plan import (
     State,
     Step,
     Waiting,
-    plan,
 )
 
 
