@@ -13,6 +13,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ Point = tuple[str, int]
 """What is measured, and of how many."""
 Missing = tuple[str, str]
 """The name of an engine that cannot be had here, and why."""
+SETTLE_S = 0.3
+"""Before each figure: the threads of the engine before spin on for a while when they have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ def _measure(engines: Sequence[Engine], points: Sequence[Point], rounds: int) ->
     for number in range(rounds + 1):
         for point in points:
             for engine in engines:
+                time.sleep(SETTLE_S)
                 figure = engine.ask(point)
                 if number and figure is not None:
                     engine.figures.setdefault(point, []).append(figure)
