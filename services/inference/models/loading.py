@@ -16,6 +16,7 @@ from typing import Any
 from mesh.deployment import Assignment
 from mesh.errors import RingmeshError, Unavailable
 from mesh.logs import get_logger
+from services.inference.models.engines import close_whole
 from services.inference.models.loaded_model import Key, LoadedModel
 from services.inference.models.memory import Memory
 from services.inference.models.room import Hold
@@ -134,7 +135,7 @@ class Loading:
         opening.cancel()
         await asyncio.wait({opening})
         if not opening.cancelled() and opening.exception() is None:
-            await opening.result().close()
+            await close_whole([opening.result()])
             self._memory.release(hold)
 
 

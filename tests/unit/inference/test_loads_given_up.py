@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import pytest
 
 from mesh.deployment import Assignment
 from mesh.errors import FailedPrecondition
 from services.inference.loading_thread import load_in_thread
+from services.inference.models.loading import Loading
 from services.inference.models.state import ModelState
 from tests.unit.inference.test_paging import Model, Rig
+from tests.unit.inference.test_placement_watch import assignment
 
 
 class Work:
@@ -162,3 +165,41 @@ async def test_a_node_that_stops_waits_for_no_load(rig: SlowRig) -> None:
     rig.tasks[0].cancel()
     await asyncio.wait(rig.tasks[:1])  # though the thread is at work
     assert rig.tasks[0].cancelled()
+
+
+class UnclosableModel(Model):
+    """Comes to be though it is given up while it warms up, and fails to close."""
+
+    warms_up = False
+
+    async def warm_up(self) -> None:
+        self.warms_up = True
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        await super().close()
+        raise OSError("the device is gone")
+
+
+async def test_what_fails_to_close_gives_its_memory_back_and_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig()
+    made = UnclosableModel("a-60", 60, rig.opened)
+
+    async def open_model(_: Assignment) -> Model:
+        return made
+
+    loading = Loading(("a-60", 1), open_model, memory=rig.memory, measure=rig.measure)
+    opening = asyncio.create_task(loading.open_beside(assignment("a-60", 1)))
+    await rig.until(lambda: made.warms_up)
+    assert "engine 2" in repr(rig.memory)
+    opening.cancel()
+    await asyncio.wait({opening})
+    await loading.ended()
+    assert opening.cancelled()
+    assert made.is_closed
+    assert "engine 2" not in repr(rig.memory)  # nobody else would ever give it back
+    assert [record.message for record in caplog.records] == ["closing an engine failed"]
+    assert "the device is gone" in caplog.text
