@@ -29,6 +29,7 @@ from services.inference.llm.step import (
     Action,
     Admit,
     Exchange,
+    Keep,
     Phase,
     Preempt,
     Prefill,
@@ -176,7 +177,9 @@ class Engine:
                     continue
                 self._withdraw(action)
             except BackendFailed as error:
-                self._table.fail(_concerned(action), error)
+                concerned = _concerned(action)
+                if concerned is not None:
+                    self._table.fail(concerned, error)
                 self._table.forget(_writes(action))
             spoilt |= _writes(action)
 
@@ -186,6 +189,8 @@ class Engine:
                 self._runs.copy(high, low, held)
             case Exchange(low, high, held, kept):
                 self._runs.exchange(low, high, max(held, kept))
+            case Keep(source, target, kept):
+                self._runs.copy(source, target, kept)
             case Admit(sequence, slot, reused, source, copied):
                 if copied:
                     self._runs.copy(source, slot, copied)
@@ -200,6 +205,8 @@ class Engine:
         """The slot that it builds upon is lost; who was to have it waits for another."""
         if isinstance(action, Admit):
             self._intake.put_back(action.sequence, self._table.withdraw(action.slot))
+        elif isinstance(action, Keep):
+            self._table.forget(_writes(action))
 
     def _decode(self, company: Sequence[int]) -> None:
         # An action may have failed, and its slot with it.
@@ -233,6 +240,8 @@ def _reads(action: Action) -> set[int]:
     match action:
         case Exchange(low, high):
             return {low, high}
+        case Keep(source=source):
+            return {source}
         case Admit(source=source, reused=reused) if reused:
             return {source}
         case _:
@@ -244,12 +253,18 @@ def _writes(action: Action) -> set[int]:
     match action:
         case Exchange(low, high):
             return {low, high}
+        case Keep(target=target):
+            return {target}
         case Admit(slot=slot) | Prefill(slot=slot):
             return {slot}
         case _:
             return set()
 
 
-def _concerned(action: Action) -> int:
+def _concerned(action: Action) -> int | None:
     """The slot of the answer that it is done for."""
-    return action.low if isinstance(action, Exchange) else action.slot
+    match action:
+        case Exchange(low=slot) | Admit(slot=slot) | Prefill(slot=slot):
+            return slot
+        case _:
+            return None

@@ -2,7 +2,9 @@
 
 The rules:
 
-- Decode runs over slots 0..n-1, so a running sequence above a free slot is first swapped down.
+- Decode runs over slots 0..n-1, so a running sequence above a free slot is first swapped down. A
+  new one gets the lowest free slot, unless another holds more of its prompt: what that slot held
+  is kept in the one that is given up, with one copy where swapping takes three.
 - A step carries at most one chunk of prefill tokens beside its decode: a long prompt delays the
   running streams by one chunk per token and no more. The queue is taken in the order in which it is
   given; short prompts share a chunk. While a long one is read, those that fit into half of a chunk
@@ -27,6 +29,7 @@ from services.inference.llm.step import (
     Action,
     Admit,
     Exchange,
+    Keep,
     Phase,
     Preempt,
     Prefill,
@@ -39,7 +42,7 @@ from services.inference.llm.step import (
 SMALLEST_CHUNK = 3
 """Any remainder can then be cut into chunks of two tokens or more."""
 SMALLEST_COPY = 16
-"""A shared beginning shorter than this is prefilled again: copying has a price too."""
+"""What is shorter than this is prefilled again: copying has a price too."""
 
 
 def plan(state: State) -> Step:
@@ -139,6 +142,7 @@ def _admit(
         return None
     if room is not None and len(waiting.prompt) - admission.reused > room:
         return None
+    admission = _lowest(slots, actions, admission, waiting.prompt)
     actions.append(admission)
     slots[admission.slot] = Slot(
         Phase.PREFILL,
@@ -178,6 +182,22 @@ def _admission(slots: Sequence[Slot], waiting: Waiting) -> Admit | None:
     if source != target and shared[source] - shared[target] >= SMALLEST_COPY:
         return Admit(waiting.sequence, target, shared[source], source, shared[source])
     return Admit(waiting.sequence, target, shared[target], target, 0)
+
+
+def _lowest(
+    slots: list[Slot], actions: list[Action], admission: Admit, prompt: tuple[int, ...]
+) -> Admit:
+    """The same in the lowest free slot, if that costs no prefill; what it held goes elsewhere."""
+    low = next(i for i, slot in enumerate(slots) if slot.phase is Phase.FREE)
+    held = min(_shared(slots[low], prompt), max(len(prompt) - SHORTEST_RUN, 0))
+    if low == admission.slot or (not admission.copied and held < admission.reused):
+        return admission
+    if slots[low].reusable >= SMALLEST_COPY:
+        actions.append(Keep(low, admission.slot, slots[low].reusable))
+        slots[admission.slot] = slots[low]
+    if held >= admission.reused:
+        return replace(admission, slot=low, reused=held, source=low, copied=0)
+    return replace(admission, slot=low)
 
 
 def _target(slots: Sequence[Slot], free: Sequence[int], source: int, shared: int) -> int:

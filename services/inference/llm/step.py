@@ -94,6 +94,15 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Copy the first positions of a free slot to another free one, out of a newcomer's way."""
+
+    source: int
+    target: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Preempt:
     """Take a running sequence out of its slot and let it wait for another."""
 
@@ -122,7 +131,7 @@ class Prefill:
     is_last: bool
 
 
-Action = Exchange | Preempt | Admit | Prefill
+Action = Exchange | Keep | Preempt | Admit | Prefill
 
 
 @dataclass(frozen=True, slots=True)

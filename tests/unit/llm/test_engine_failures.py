@@ -197,6 +197,20 @@ async def test_after_an_exchange_that_failed_neither_slot_is_relied_on() -> None
         assert backend.copies == 1
 
 
+async def test_what_cannot_be_kept_is_lost_and_the_newcomer_is_served() -> None:
+    backend = ToyBackend(slots=2)
+    old, new = task(tuple(range(1, 31))), task((40, 41))
+    async with scheduling(backend, chunk_tokens=64) as scheduler:
+        check(old, await collect(scheduler, old))
+        backend.failing_copies = {1}
+        check(new, await collect(scheduler, new))
+        again = await collect(scheduler, old)
+    check(old, again)
+    assert isinstance(again[0], Started)
+    assert again[0].cached_tokens == 0
+    assert backend.copies == 1
+
+
 # A task, how many turns of the loop pass before it, and after how many events its caller leaves.
 lives = st.lists(
     st.tuples(tasks, st.integers(0, 30), st.one_of(st.none(), st.integers(0, 6))),

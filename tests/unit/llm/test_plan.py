@@ -11,6 +11,7 @@ from services.inference.llm.plan import SMALLEST_COPY, plan
 from services.inference.llm.step import (
     Admit,
     Exchange,
+    Keep,
     Phase,
     Preempt,
     Prefill,
@@ -143,13 +144,54 @@ def test_a_long_conversation_is_not_given_up_for_a_short_shared_beginning() -> N
     shared = prompt(20)
     slots = [warm(shared + prompt(400, 500)), Slot()]
     step = plan(state(slots, shared + prompt(30, 2000)))
-    assert admission(step) == Admit(100, 1, reused=20, source=0, copied=20)
+    assert admission(step) == Admit(100, 0, reused=20, source=0, copied=0)
+    assert step.slots[1] == slots[0]
 
 
-def test_cold_slots_are_taken_first_then_the_longest_unused() -> None:
-    slots = [warm(prompt(9, 100), 5), warm(prompt(9, 200), 3), Slot()]
-    assert admission(plan(state(slots, prompt(8)))).slot == 2
-    assert admission(plan(state(slots[:2], prompt(8)))).slot == 1
+def test_cold_slots_are_given_up_first_then_the_longest_unused() -> None:
+    older, newer = warm(prompt(19, 100), 3), warm(prompt(19, 200), 5)
+    step = plan(state([newer, older, Slot()], prompt(8)))
+    assert step.slots[1:] == (older, newer)
+    step = plan(state([newer, older], prompt(8)))
+    assert step.slots[1] == newer
+
+
+def test_a_newcomer_gets_the_lowest_free_slot_and_what_that_held_is_kept() -> None:
+    slots = [running(1, prompt(5)), warm(prompt(19, 100), 5), warm(prompt(7, 200), 3)]
+    step = plan(state(slots, prompt(8)))
+    assert step.actions == (
+        Keep(source=1, target=2, tokens=19),
+        Admit(100, 1, reused=0, source=1, copied=0),
+        Prefill(1, 0, 8, is_last=True),
+    )
+    assert step.slots[2] == slots[1]
+
+
+def test_a_short_prompt_in_the_lowest_free_slot_is_not_worth_keeping() -> None:
+    slots = [warm(prompt(9, 100), 5), warm(prompt(30, 200), 3)]
+    step = plan(state(slots, prompt(8)))
+    assert step.actions[0] == Admit(100, 0, reused=0, source=0, copied=0)
+    assert step.slots[1] == slots[1]
+
+
+def test_a_newcomer_goes_on_from_what_the_lowest_free_slot_holds() -> None:
+    shared = prompt(SMALLEST_COPY)
+    slots = [warm(shared + prompt(30, 100), 5), warm(prompt(7, 200), 3)]
+    step = plan(state(slots, shared + prompt(8, 300)))
+    assert step.actions[:2] == (
+        Keep(source=0, target=1, tokens=46),
+        Admit(100, 0, reused=SMALLEST_COPY, source=0, copied=0),
+    )
+
+
+def test_the_lowest_free_slot_gets_a_shared_beginning_from_elsewhere() -> None:
+    shared = prompt(SMALLEST_COPY)
+    slots = [running(1, shared), warm(prompt(19, 100), 5), Slot()]
+    step = plan(state(slots, shared + prompt(8, 300)))
+    assert step.actions[:2] == (
+        Keep(source=1, target=2, tokens=19),
+        Admit(100, 1, reused=SMALLEST_COPY, source=0, copied=SMALLEST_COPY),
+    )
 
 
 def test_what_decode_wrote_is_not_reused() -> None:
@@ -224,6 +266,8 @@ class Life:
                     down = {p: self.memory[high][p] for p in range(held)}
                     up = {p: self.memory[low][p] for p in range(kept)}
                     self.memory[low], self.memory[high] = down, up
+                case Keep(source, target, tokens):
+                    self.memory[target] = {p: self.memory[source][p] for p in range(tokens)}
                 case Preempt(sequence, slot):
                     assert all(each.phase is Phase.DECODE for each in before)
                     assert before[slot].sequence == sequence
