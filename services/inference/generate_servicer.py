@@ -18,6 +18,7 @@ from opentelemetry.trace import Tracer
 
 from mesh.deadline import remaining_s
 from mesh.errors import InvalidArgument
+from mesh.native_server import Send, sender
 from mesh.pb import node_pb2
 from services.inference.generation.phase import PhaseSpans, generation_timing
 from services.inference.generation.request import read_request
@@ -25,6 +26,9 @@ from services.inference.generation.response import write_delta, write_finished, 
 from services.inference.generation.status import ModelStatus, write_status
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.request import Delta, Started
+from services.inference.llm.scheduler import Shortcut
+from services.inference.llm.vocabulary import Vocabulary
+from services.inference.models.response_statistics import ResponseTimer
 from services.inference.models.statistics import VersionStatistics
 from services.inference.session import session_of
 
@@ -72,7 +76,8 @@ class NodeServicer:
                 session=session_of(context),
             )
             responses = measured.responses
-            async with contextlib.aclosing(model.generate(asked)) as events:
+            shortcut = _shortcut(sender(context), model.vocabulary, phases, responses)
+            async with contextlib.aclosing(model.generate(asked, shortcut)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         if not phases.is_decoding:
@@ -120,6 +125,25 @@ class NodeServicer:
         await context.send_initial_metadata(
             ((NODE_HEADER, self._node), (VERSION_HEADER, str(model.version)))
         )
+
+
+def _shortcut(
+    send: Send | None, vocabulary: Vocabulary, phases: PhaseSpans, responses: ResponseTimer
+) -> Shortcut | None:
+    """Sends tokens without waking the call's task, once the first have gone the long way."""
+    if send is None:
+        return None
+
+    def shortcut(delta: Delta) -> bool:
+        if not phases.is_decoding:
+            return False
+        made_ns = responses.clock_ns()
+        is_sent = send(write_delta(delta, vocabulary).SerializeToString())
+        if is_sent and delta.text:
+            responses.count(made_ns)
+        return is_sent
+
+    return shortcut
 
 
 def _routed_version(context: grpc.aio.ServicerContext) -> str | None:

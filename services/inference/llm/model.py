@@ -35,7 +35,7 @@ from services.inference.llm.request import (
     check_limits,
     decide_sampling,
 )
-from services.inference.llm.scheduler import Scheduler
+from services.inference.llm.scheduler import Scheduler, Shortcut
 from services.inference.llm.slot_backend import SlotBackend
 from services.inference.llm.vocabulary import Vocabulary
 
@@ -109,8 +109,13 @@ class LoadedLanguageModel:
         """How busy it is."""
         return self._scheduler.occupancy
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def generate(
+        self, request: GenerationRequest, shortcut: Shortcut | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Started, any number of Delta, one Finished. Close the iterator to cancel.
+
+        Tokens that the shortcut takes do not come by the iterator; the order is kept. It is called
+        on the event loop, while the iterator is waited for.
 
         Raises:
             InvalidArgument: a field of the request is wrong; nothing has been done.
@@ -120,7 +125,8 @@ class LoadedLanguageModel:
         """
         see = self._meter(time.time_ns()).see
         task = await self._task(request)
-        async with contextlib.aclosing(self._scheduler.generate(task)) as events:
+        shorter = None if shortcut is None else _seen(shortcut, see)
+        async with contextlib.aclosing(self._scheduler.generate(task, shorter)) as events:
             async for event in events:
                 see(event)
                 yield event
@@ -243,3 +249,15 @@ class LoadedLanguageModel:
                 f"of {self.name} takes {self.context_tokens - 1}",
                 field="prompt",
             )
+
+
+def _seen(shortcut: Shortcut, see: Callable[[Event], None]) -> Shortcut:
+    """The same, but what is taken is seen."""
+
+    def shorter(delta: Delta) -> bool:
+        is_taken = shortcut(delta)
+        if is_taken:
+            see(delta)
+        return is_taken
+
+    return shorter
