@@ -45,7 +45,8 @@ def main() -> None:
         f"`make bench-llm`, {place}; SmolLM2-135M, two spinning threads each, prompts "
         f"of 128 tokens never seen before, greedy; medians of {arguments.rounds} rounds in turns, "
         f"tokens/s (second turn: how many times sooner than cold its first token comes; "
-        f"client: the per cent of the processor that asking and reading takes beside the node); in "
+        f"client: the per cent of the processor that asking and reading takes beside the node). "
+        f"Nodes are asked by libcurl, which takes less of their cores than grpcio's client. In "
         f"brackets half of what lies between the quartiles. {versions}."
     )
     page = "\n".join([TITLE, about, "", *table(engines, missing, titles)])

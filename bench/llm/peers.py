@@ -57,11 +57,18 @@ GENAI = Environment(
 
 def our_rows(gguf: Path, folder: Path) -> list[Row]:
     """Through the node's gRPC stream, and the bare engine below it, for both forms of int8."""
+    kinds = {
+        "ringmesh, int8": ("node_engine", "libcurl", "int8"),
+        "its bare engine, int8": ("bare_engine", "int8"),
+        "ringmesh, int8, asked by grpcio": ("node_engine", "grpcio", "int8"),
+        "ringmesh, int8-blocks": ("node_engine", "libcurl", "int8-blocks"),
+        "its bare engine, int8-blocks": ("bare_engine", "int8-blocks"),
+    }
     return [
-        Row(f"{kind}, {weights}", (sys.executable, _script(script), str(gguf), cache, weights))
-        for cache in [str(folder / "compiled")]
-        for weights in ("int8", "int8-blocks")
-        for kind, script in (("ringmesh", "node_engine"), ("its bare engine", "bare_engine"))
+        Row(
+            name, (sys.executable, _script(script), *how, str(gguf), str(folder / "compiled"), form)
+        )
+        for name, (script, *how, form) in kinds.items()
     ]
 
 

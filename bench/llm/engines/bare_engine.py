@@ -36,13 +36,14 @@ class Bare:
         self._slots = OnnxRuntimeBackend(settings).open_slots(decoder, STREAMS)
 
     def decode(self, streams: int) -> float:
-        """After a prompt per slot."""
+        """After a prompt per slot; each is a token ahead of the next, as behind the scheduler."""
         last = [self._prefill(slot, PROMPT_TOKENS) for slot in range(streams)]
+        held = range(PROMPT_TOKENS + streams - 1, PROMPT_TOKENS - 1, -1)
 
         def steps() -> None:
             tokens = last
             for step in range(DECODE_TOKENS):
-                logits = self._slots.decode(tokens, [PROMPT_TOKENS + step] * streams)
+                logits = self._slots.decode(tokens, [each + step for each in held])
                 tokens = [int(row.argmax()) for row in logits]
 
         return timed(streams * DECODE_TOKENS, steps)

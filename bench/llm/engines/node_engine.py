@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
-from collections.abc import Coroutine
 from importlib.metadata import version
-from typing import TypeVar
 
-import grpc
 from exchange import DECODE_TOKENS, PROMPT_TOKENS, THREADS, answer, prompt, running_node
+from node_clients import CLIENTS, Client, Heard
 
-from mesh.pb import node_pb2, node_pb2_grpc
+from mesh.pb import node_pb2
 
-T = TypeVar("T")
 NEW_TOKENS = 20
 """Of the answer, and of the second turn's question."""
 
 
 class Node:
-    """A node and a channel to it."""
+    """A node, behind a client."""
 
-    def __init__(self, address: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._stub = self._do(self._connect(address))
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
     def decode(self, streams: int) -> float:
-        """Counted while all streams run, as many steps as of the others: from the last's first."""
-        return self._do(self._decode(streams))
+        """Each stream's own rate, over as many tokens as of the others, while all of them run."""
+        limit = _limit(streams)
+        answers = self._client.ask([_request(prompt(PROMPT_TOKENS), limit) for _ in range(streams)])
+        began = max(each.times[0] for each in answers)
+        return sum(_rate([t for t in each.times if t >= began]) for each in answers)
 
     def client(self, streams: int) -> float:
         """The per cent of the processor that asking and reading takes, here, not on the node."""
@@ -39,52 +37,36 @@ class Node:
 
     def prefill(self, tokens: int) -> float:
         """To the first token."""
-        return tokens / self._do(self._first_token(prompt(tokens)))
+        return tokens / self._first_token(prompt(tokens))
 
     def second_turn(self, tokens: int) -> float:
         """How much sooner the second turn of a conversation answers than it would cold."""
-        return self._do(self._second_turn(tokens))
-
-    def _do(self, work: Coroutine[object, object, T]) -> T:
-        return self._loop.run_until_complete(work)
-
-    async def _connect(self, address: str) -> node_pb2_grpc.NodeStub:
-        return node_pb2_grpc.NodeStub(grpc.aio.insecure_channel(address))
-
-    async def _decode(self, streams: int) -> float:
-        times: list[list[float]] = [[] for _ in range(streams)]
-        limit = _limit(streams)
-        await asyncio.gather(*(self._generate(prompt(PROMPT_TOKENS), limit, t) for t in times))
-        began = max(each[0] for each in times)
-        ended = min([t for t in each if t > began][:DECODE_TOKENS][-1] for each in times)
-        return sum(began < t <= ended for each in times for t in each) / (ended - began)
-
-    async def _first_token(self, ids: list[int]) -> float:
-        times: list[float] = []
-        started = time.perf_counter()
-        await self._generate(ids, 1, times)
-        return times[0] - started
-
-    async def _second_turn(self, tokens: int) -> float:
         ids = prompt(tokens)
-        answered = await self._generate(ids, NEW_TOKENS, [])
-        warm = await self._first_token([*ids, *answered, *prompt(NEW_TOKENS)])
-        cold = await self._first_token(prompt(tokens + 2 * NEW_TOKENS))
+        answered = self._ask(ids, NEW_TOKENS).tokens
+        warm = self._first_token([*ids, *answered, *prompt(NEW_TOKENS)])
+        cold = self._first_token(prompt(tokens + 2 * NEW_TOKENS))
         return cold / warm
 
-    async def _generate(self, ids: list[int], limit: int, times: list[float]) -> list[int]:
-        request = node_pb2.GenerateRequest(
-            model_name="smollm2",
-            token_ids=node_pb2.TokenIds(ids=ids),
-            sampling=node_pb2.Sampling(temperature=0),
-            max_tokens=limit,
-            ignore_eos=True,
-        )
-        tokens: list[int] = []
-        async for event in self._stub.Generate(request):
-            tokens += event.delta.token_ids
-            times += [time.perf_counter()] * len(event.delta.token_ids)
-        return tokens
+    def _first_token(self, ids: list[int]) -> float:
+        started = time.perf_counter()
+        return self._ask(ids, 1).times[0] - started
+
+    def _ask(self, ids: list[int], limit: int) -> Heard:
+        return self._client.ask([_request(ids, limit)])[0]
+
+
+def _request(ids: list[int], limit: int) -> node_pb2.GenerateRequest:
+    return node_pb2.GenerateRequest(
+        model_name="smollm2",
+        token_ids=node_pb2.TokenIds(ids=ids),
+        sampling=node_pb2.Sampling(temperature=0),
+        max_tokens=limit,
+        ignore_eos=True,
+    )
+
+
+def _rate(times: list[float]) -> float:
+    return DECODE_TOKENS / (times[DECODE_TOKENS] - times[0])
 
 
 def _limit(streams: int) -> int:
@@ -93,5 +75,6 @@ def _limit(streams: int) -> int:
 
 
 if __name__ == "__main__":
-    with running_node("node_process.py", *sys.argv[1:]) as at:
-        answer(lambda: Node(at), f"ringmesh {version('ringmesh')}")
+    client, *options = sys.argv[1:]
+    with running_node("node_process.py", *options) as at:
+        answer(lambda: Node(CLIENTS[client](at)), f"ringmesh {version('ringmesh')}, {client}")
