@@ -153,7 +153,7 @@ async def _warmed(loaded: LoadedModel) -> LoadedModel:
     try:
         await loaded.warm_up()
     except BaseException:
-        await loaded.close()
+        await close_whole([loaded])  # why it cannot answer is said, not what went wrong after
         raise
     return loaded
 
