@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +30,7 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
+from bench.llm.engines.exchange import running_node
 from bench.results import keep
 from mesh.deployment import VersionSpec
 from mesh.local.cache import find_cache_dir
@@ -83,7 +82,10 @@ def main() -> None:
 
 async def measure_all(count: int) -> str:
     """The section, of so many rounds."""
-    with tempfile.TemporaryDirectory() as folder, running_node(Path(folder)) as address:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_node(Path(__file__), "serve", folder) as address,
+    ):
         async with grpc.aio.insecure_channel(address) as channel:
             stub = node_pb2_grpc.NodeStub(channel)
             for chunk in CHUNKS:
@@ -157,18 +159,6 @@ def gaps(streams: Sequence[Stream], begin: float, end: float) -> Iterator[float]
         for before, after in pairwise(stream.times):
             if begin <= after <= end:
                 yield after - before
-
-
-@contextlib.contextmanager
-def running_node(folder: Path) -> Iterator[str]:
-    """A node in a process of its own; its address."""
-    command = [sys.executable, __file__, "serve", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
-        try:
-            assert process.stdout is not None  # noqa: S101
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 async def run_node(cache_dir: Path) -> None:

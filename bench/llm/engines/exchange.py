@@ -57,9 +57,9 @@ def answer(open_engine: Callable[[], Engine], version: str) -> None:
 
 
 @contextmanager
-def running_node(script: str, *arguments: str) -> Iterator[str]:
+def running_node(script: Path, *arguments: str) -> Iterator[str]:
     """A node in a further process, that ends with the benchmark; its address."""
-    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    command = [sys.executable, str(script), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             assert process.stdout is not None  # noqa: S101

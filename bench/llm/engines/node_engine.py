@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 from exchange import DECODE_TOKENS, PROMPT_TOKENS, THREADS, answer, prompt, running_node
 from node_clients import CLIENTS, Client, Heard
@@ -76,5 +77,5 @@ def _limit(streams: int) -> int:
 
 if __name__ == "__main__":
     client, *options = sys.argv[1:]
-    with running_node("node_process.py", *options) as at:
+    with running_node(Path(__file__).with_name("node_process.py"), *options) as at:
         answer(lambda: Node(CLIENTS[client](at)), f"ringmesh {version('ringmesh')}, {client}")
