@@ -26,6 +26,7 @@ POINTS = (
     ("prefill", 128),
     ("prefill", 512),
     ("second_turn", 600),
+    ("client", 1),
     ("client", 16),
 )
 ROUNDS = 5
