@@ -9,18 +9,18 @@ What goes by way of the library's own grpcio server (bidirectional streams) is n
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 
 import grpc
 import pygrpc_native.aio
 
-IO_THREADS = 1
-"""One serves tens of thousands of calls a second, far more than handlers do; and messages are not
-handed from thread to thread on their way out."""
+CORES_FOR_TWO = 8
+"""From so many on, a second thread for HTTP/2, as large tensors like it. On fewer they get in each
+other's way: a message is handed from one to the other, and tokens come later."""
 
 POLL_S = 0.01
 """Often enough: it ends a process, and costs 15 us."""
-
 
 Send = Callable[[bytes], bool]
 
@@ -48,7 +48,11 @@ class NativeServer(pygrpc_native.aio.Server):
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         options: Sequence[tuple[str, int]],
     ) -> None:
-        super().__init__(interceptors=interceptors, options=options, io_threads=IO_THREADS)
+        super().__init__(
+            interceptors=interceptors,
+            options=options,
+            io_threads=1 if (os.cpu_count() or 1) < CORES_FOR_TWO else 2,
+        )
         self._front_args["metrics"] = True  # the front takes it, and no gRPC option stands for it
 
     @property
