@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-from mesh.errors import RingmeshError
+from mesh.errors import Internal, RingmeshError
 from mesh.logs import get_logger
 from services.inference.llm.answer import Answer, Task
 from services.inference.llm.engine import UNLOADED, Engine, Occupancy
@@ -48,18 +48,19 @@ class Generation:
         arrival = self._arrival
         if arrival is None or arrival.done():
             self._events.append(event)
-        elif not self._passes(event):
-            self._events.append(event)
+        elif (left := self._shorten(event)) is not None:
+            self._events.append(left)
             arrival.set_result(None)
 
-    def _passes(self, event: Event | RingmeshError) -> bool:
+    def _shorten(self, event: Event | RingmeshError) -> Event | RingmeshError | None:
+        """Nothing is left of what the shortcut takes."""
         if self._shortcut is None or not isinstance(event, Delta):
-            return False
+            return event
         try:
-            return self._shortcut(event)
-        except Exception:  # one caller's in everybody's delivery; by the long way it fails alone
+            return None if self._shortcut(event) else event
+        except Exception:  # one caller's in everybody's delivery; it may have been sent, so no more
             log.exception("engine.shortcut_failed")
-            return False
+            return Internal("the answer failed; the node's log has the details")
 
     async def take(self) -> Event:
         """The next event, once there is one; tokens that are ready at the same time come as one."""
