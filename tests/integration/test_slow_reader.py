@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import pytest
@@ -17,37 +16,19 @@ from mesh.telemetry import open_telemetry
 from services.inference.generate_servicer import NodeServicer
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.request import GenerationRequest, SamplingRequest
-from services.inference.models.statistics import VersionStatistics
 from tests.unit.llm.toy_backend import ToyBackend
-from tests.unit.llm.toy_model import open_toy
+from tests.unit.llm.toy_model import OneModel, open_toy
 
 TOKENS = 1500
 LOGPROBS = 20
 """With so many to each token, the answer is many times what a connection holds."""
 
 
-class Models:
-    """A table of one model."""
-
-    def __init__(self, model: LoadedLanguageModel) -> None:
-        self._model = model
-        self.counts = VersionStatistics(model.name, model.version)
-
-    async def resolve(self, *_: Any) -> LoadedLanguageModel:
-        return self._model
-
-    def statistics(self, *_: Any) -> VersionStatistics:
-        return self.counts
-
-    def statuses(self) -> tuple[()]:
-        return ()
-
-
 @dataclass
 class Rig:
     stub: node_pb2_grpc.NodeStub
     model: LoadedLanguageModel
-    models: Models
+    models: OneModel
 
 
 @pytest.fixture
@@ -56,7 +37,7 @@ async def rig() -> AsyncIterator[Rig]:
         model = await open_toy("toy", ToyBackend(context_tokens=TOKENS + 8))
         stack.push_async_callback(model.close)
         telemetry = stack.enter_context(open_telemetry("test", "test-1", otlp_endpoint=None))
-        models = Models(model)
+        models = OneModel(model)
         binding = ServiceBinding(
             "ringmesh.node.v1.Node",
             node_pb2_grpc.add_NodeServicer_to_server,

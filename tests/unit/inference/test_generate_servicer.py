@@ -16,9 +16,8 @@ from mesh.errors import InvalidArgument
 from mesh.pb import node_pb2
 from services.inference.generate_servicer import NodeServicer
 from services.inference.llm.model import LoadedLanguageModel
-from services.inference.models.statistics import VersionStatistics
 from tests.unit.llm.toy_backend import ToyBackend
-from tests.unit.llm.toy_model import open_toy
+from tests.unit.llm.toy_model import OneModel, open_toy
 
 
 class Context:
@@ -33,21 +32,6 @@ class Context:
 
     async def send_initial_metadata(self, metadata: Any) -> None:
         self.sent += metadata
-
-
-class Models:
-    def __init__(self, model: LoadedLanguageModel) -> None:
-        self._model = model
-        self.counts = VersionStatistics(model.name, model.version)
-
-    async def resolve(self, *_: Any) -> Any:
-        return self._model
-
-    def statistics(self, *_: Any) -> VersionStatistics:
-        return self.counts
-
-    def statuses(self) -> tuple[()]:
-        return ()
 
 
 @pytest.fixture
@@ -92,7 +76,7 @@ def asking(tokens: int = 20, **fields: Any) -> node_pb2.GenerateRequest:
 async def test_each_response_is_written_and_counted_once(
     model: LoadedLanguageModel, tracer: Tracer
 ) -> None:
-    models, context = Models(model), Context()
+    models, context = OneModel(model), Context()
     call: Any = NodeServicer("n", models, tracer).Generate(asking(), context)  # type: ignore[arg-type]
     events = [event async for event in call]
     deltas = [event.delta for event in events if event.HasField("delta")]
@@ -112,7 +96,7 @@ async def test_each_response_is_written_and_counted_once(
 async def test_log_probabilities_come_where_they_are_asked_for(
     model: LoadedLanguageModel, tracer: Tracer
 ) -> None:
-    servicer: Any = NodeServicer("n", Models(model), tracer)
+    servicer: Any = NodeServicer("n", OneModel(model), tracer)
     without = [event async for event in servicer.Generate(asking(), Context())]
     assert not any(event.delta.logprobs for event in without)
     given = [event async for event in servicer.Generate(asking(logprobs=2), Context())]
@@ -129,7 +113,7 @@ def _facts(entry: node_pb2.TokenLogprob) -> dict[str, Any]:
 async def test_a_reader_that_leaves_is_counted_with_what_it_has_taken(
     model: LoadedLanguageModel, backend: ToyBackend, tracer: Tracer, exporter: InMemorySpanExporter
 ) -> None:
-    models = Models(model)
+    models = OneModel(model)
     servicer: Any = NodeServicer("n", models, tracer)
     taken = 0
     backend.hold(after=1)
@@ -152,7 +136,7 @@ async def test_a_reader_that_leaves_is_counted_with_what_it_has_taken(
 async def test_spans_are_as_few_for_long_answers_as_for_short_ones(
     model: LoadedLanguageModel, tracer: Tracer, exporter: InMemorySpanExporter, tokens: int
 ) -> None:
-    servicer: Any = NodeServicer("n", Models(model), tracer)
+    servicer: Any = NodeServicer("n", OneModel(model), tracer)
     async for _ in servicer.Generate(asking(tokens), Context()):
         pass
     spans = {span.name: dict(span.attributes or {}) for span in exporter.get_finished_spans()}
@@ -164,7 +148,7 @@ async def test_spans_are_as_few_for_long_answers_as_for_short_ones(
 async def test_a_request_without_a_prompt_is_counted_as_failed(
     model: LoadedLanguageModel, tracer: Tracer
 ) -> None:
-    models = Models(model)
+    models = OneModel(model)
     servicer: Any = NodeServicer("n", models, tracer)
     asked = asking()
     asked.ClearField("text")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -10,6 +11,7 @@ from services.inference.llm.architecture import SamplingDefaults, TextRules
 from services.inference.llm.metrics import LanguageModelMetrics
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.scheduler import open_scheduler
+from services.inference.models.statistics import VersionStatistics
 from tests.unit.llm.toy_backend import ToyBackend
 from tests.unit.llm.toy_vocabulary import END, make_vocabulary
 
@@ -43,3 +45,20 @@ async def open_toy(name: str, backend: ToyBackend) -> LoadedLanguageModel:
         meter=meter,
         lifetime=lifetime,
     )
+
+
+class OneModel:
+    """A table of one model, whatever it is asked for."""
+
+    def __init__(self, model: LoadedLanguageModel) -> None:
+        self._model = model
+        self.counts = VersionStatistics(model.name, model.version)
+
+    async def resolve(self, *_: Any) -> LoadedLanguageModel:
+        return self._model
+
+    def statistics(self, *_: Any) -> VersionStatistics:
+        return self.counts
+
+    def statuses(self) -> tuple[()]:
+        return ()
