@@ -14,6 +14,7 @@ import grpc
 
 from mesh.catalog import Catalog, Instance
 from mesh.deployment import PLACEMENTS_PREFIX, Assignment, Placement
+from mesh.errors import Unavailable
 from mesh.pb import node_pb2, node_pb2_grpc
 from mesh.store import ArtefactStore
 from tests.integration.consul_rig import ConsulRig
@@ -84,8 +85,15 @@ async def ended(process: subprocess.Popen[bytes]) -> int:
 
 
 async def status(instance: Instance, model: str) -> node_pb2.ModelStatus:
-    """How the node does with a model."""
+    """How the node does with a model; it is announced before it has read its placement.
+
+    Raises:
+        Unavailable: it has not heard of the model yet.
+    """
     async with grpc.aio.insecure_channel(f"{instance.address}:{instance.port}") as channel:
         stub = node_pb2_grpc.NodeStub(channel)  # type: ignore[no-untyped-call]
         found = await stub.ListModels(node_pb2.ListModelsRequest())
-        return next(each for each in found.models if each.model == model)
+        for each in found.models:
+            if each.model == model:
+                return each
+        raise Unavailable(f"the node has not heard of {model} yet")
