@@ -22,11 +22,15 @@ from mesh.native_server import Send, sender
 from mesh.pb import node_pb2
 from services.inference.generation.phase import PhaseSpans, generation_timing
 from services.inference.generation.request import read_request
-from services.inference.generation.response import write_delta, write_finished, write_started
+from services.inference.generation.response import (
+    delta_bytes,
+    write_delta,
+    write_finished,
+    write_started,
+)
 from services.inference.generation.status import ModelStatus, write_status
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.llm.request import Delta, Started
-from services.inference.llm.scheduler import Shortcut
 from services.inference.llm.vocabulary import Vocabulary
 from services.inference.models.response_statistics import ResponseTimer
 from services.inference.models.statistics import VersionStatistics
@@ -76,7 +80,8 @@ class NodeServicer:
                 session=session_of(context),
             )
             responses = measured.responses
-            shortcut = _shortcut(sender(context), model.vocabulary, phases, responses)
+            send = sender(context)
+            shortcut = send and _TokenStream(send, model.vocabulary, phases, responses)
             async with contextlib.aclosing(model.generate(asked, shortcut)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
@@ -127,23 +132,25 @@ class NodeServicer:
         )
 
 
-def _shortcut(
-    send: Send | None, vocabulary: Vocabulary, phases: PhaseSpans, responses: ResponseTimer
-) -> Shortcut | None:
-    """Sends tokens without waking the call's task, once the first have gone the long way."""
-    if send is None:
-        return None
+class _TokenStream:
+    """The way of tokens to the reader of a call, behind the first."""
 
-    def shortcut(delta: Delta) -> bool:
-        if not phases.is_decoding:
-            return False
-        made_ns = responses.clock_ns()
-        is_sent = send(write_delta(delta, vocabulary).SerializeToString())
-        if is_sent and delta.text:
-            responses.count(made_ns)
-        return is_sent
+    def __init__(
+        self, send: Send, vocabulary: Vocabulary, phases: PhaseSpans, responses: ResponseTimer
+    ) -> None:
+        self._send = send
+        self._vocabulary = vocabulary
+        self._phases = phases
+        self._responses = responses
 
-    return shortcut
+    def send(self, delta: Delta) -> bool:
+        """Hands tokens to the server, if it has room and the first have gone before."""
+        return self._phases.is_decoding and self._send(delta_bytes(delta, self._vocabulary))
+
+    def count(self, delta: Delta, sent_ns: int) -> None:
+        """Counts what was sent."""
+        if delta.text:  # else nothing by the Open Inference Protocol
+            self._responses.count(delta.at_ns, sent_ns)
 
 
 def _routed_version(context: grpc.aio.ServicerContext) -> str | None:

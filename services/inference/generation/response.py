@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from mesh.pb import node_pb2
 from services.inference.llm.request import Delta, Finished, FinishReason, Started
 from services.inference.llm.sampling import Logprob
 from services.inference.llm.vocabulary import Vocabulary
+
+KEPT_MESSAGES = 8192
+"""Of single tokens: what models say most, in some megabytes."""
+_LONGEST_KEPT = 64
+"""In characters; with stop strings, much text may wait for one token."""
 
 _FINISH_REASON = {
     FinishReason.STOP: node_pb2.FINISH_REASON_STOP,
@@ -33,6 +40,19 @@ def write_delta(event: Delta, vocabulary: Vocabulary) -> node_pb2.GenerateRespon
     if event.logprobs:
         delta.logprobs.extend(_logprob(entry, vocabulary) for entry in event.logprobs)
     return response
+
+
+def delta_bytes(event: Delta, vocabulary: Vocabulary) -> bytes:
+    """The same as it goes on the wire; tokens come again and again, so most are made already."""
+    if event.logprobs or len(event.token_ids) != 1 or len(event.text) > _LONGEST_KEPT:
+        return write_delta(event, vocabulary).SerializeToString()
+    return _token_bytes(event.token_ids[0], event.text)
+
+
+@lru_cache(maxsize=KEPT_MESSAGES)
+def _token_bytes(token: int, text: str) -> bytes:
+    delta = node_pb2.Delta(text=text, token_ids=(token,))
+    return node_pb2.GenerateResponse(delta=delta).SerializeToString()
 
 
 def write_finished(event: Finished) -> node_pb2.GenerateResponse:

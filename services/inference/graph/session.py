@@ -9,8 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +109,12 @@ class GraphSession:
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """The named outputs for these inputs."""
-        with _failures():
+        try:
             if self._bf16:
                 return self._run_values(outputs, inputs)
             found: list[Any] = self._session.run(list(outputs), dict(inputs))
+        except _ERRORS as error:
+            raise _failure(error) from error
         return found
 
     def _run_values(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
@@ -140,8 +141,10 @@ class GraphSession:
             binding.bind_output(name, *_place(array))
 
         def run() -> None:
-            with _failures():
+            try:
                 self._session.run_with_iobinding(binding)
+            except _ERRORS as error:
+                raise _failure(error) from error
 
         return run
 
@@ -197,14 +200,9 @@ def _has_vnni() -> bool:
         return False  # another system than Linux
 
 
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except _state.InvalidArgument as error:
-        raise InputsRefused(f"{BACKEND}: {error}") from error
-    except _ERRORS as error:
-        raise BackendFailed(f"{BACKEND}: {error}") from error
+def _failure(error: Exception) -> BackendFailed:
+    kind = InputsRefused if isinstance(error, _state.InvalidArgument) else BackendFailed
+    return kind(f"{BACKEND}: {error}")
 
 
 def _place(array: Array) -> tuple[Any, ...]:

@@ -35,7 +35,8 @@ from services.inference.llm.request import (
     check_limits,
     decide_sampling,
 )
-from services.inference.llm.scheduler import Scheduler, Shortcut
+from services.inference.llm.scheduler import Scheduler
+from services.inference.llm.shortcut import CountedShortcut, Shortcut
 from services.inference.llm.slot_backend import SlotBackend
 from services.inference.llm.vocabulary import Vocabulary
 
@@ -114,8 +115,8 @@ class LoadedLanguageModel:
     ) -> AsyncGenerator[Event, None]:
         """Started, any number of Delta, one Finished. Close the iterator to cancel.
 
-        Tokens that the shortcut takes do not come by the iterator; the order is kept. It is called
-        on the event loop, while the iterator is waited for.
+        Tokens that the shortcut takes do not come by the iterator; the order is kept. It is used on
+        the engine's thread, while the iterator is waited for.
 
         Raises:
             InvalidArgument: a field of the request is wrong; nothing has been done.
@@ -125,11 +126,17 @@ class LoadedLanguageModel:
         """
         see = self._meter(time.time_ns()).see
         task = await self._task(request)
-        shorter = None if shortcut is None else _seen(shortcut, see)
-        async with contextlib.aclosing(self._scheduler.generate(task, shorter)) as events:
-            async for event in events:
-                see(event)
-                yield event
+        short = None if shortcut is None else CountedShortcut(shortcut, see)
+        with contextlib.ExitStack() as at_last:
+            if short is not None:
+                at_last.callback(short.settle)
+            sending = self._scheduler.generate(task, None if short is None else short.send)
+            async with contextlib.aclosing(sending) as events:
+                async for event in events:
+                    if short is not None:
+                        short.settle()
+                    see(event)
+                    yield event
 
     async def generate_text(self, request: GenerationRequest) -> Text:
         """The whole answer at once."""
@@ -249,15 +256,3 @@ class LoadedLanguageModel:
                 f"of {self.name} takes {self.context_tokens - 1}",
                 field="prompt",
             )
-
-
-def _seen(shortcut: Shortcut, see: Callable[[Event], None]) -> Shortcut:
-    """The same, but what is taken is seen."""
-
-    def shorter(delta: Delta) -> bool:
-        is_taken = shortcut(delta)
-        if is_taken:
-            see(delta)
-        return is_taken
-
-    return shorter

@@ -61,19 +61,21 @@ class OnnxRuntimeSlots:
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> NDArray[np.float32]:
         """One run over one slot."""
+        self._check(start, len(tokens))
         binding = self._binding(slot, 1, len(tokens))
         binding.ids[0] = tokens
         binding.starts[0] = start
-        self._run(binding)
+        binding.run()
         logits: NDArray[np.float32] = binding.logits[0]
         return logits
 
     def decode(self, tokens: Sequence[int], starts: Sequence[int]) -> NDArray[np.float32]:
         """One run over the first slots."""
+        self._check(max(starts), 1)
         binding = self._binding(0, len(tokens), 1)
         binding.ids[:, 0] = tokens
         binding.starts[:] = starts
-        self._run(binding)
+        binding.run()
         return binding.logits
 
     def copy(self, source: int, target: int, tokens: int) -> None:
@@ -94,11 +96,10 @@ class OnnxRuntimeSlots:
         self._cache.clear()
         del self._session
 
-    def _run(self, binding: _Binding) -> None:
+    def _check(self, start: int, tokens: int) -> None:
         # The graph trusts these indices with raw memory.
-        if int(binding.starts.max()) + binding.ids.shape[1] > self.context_tokens:
+        if start + tokens > self.context_tokens:
             raise BackendFailed("a run would pass the end of its slot")
-        binding.run()
 
     def _binding(self, slot: int, rows: int, tokens: int) -> _Binding:
         key = (slot, rows, tokens)

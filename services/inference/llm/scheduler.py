@@ -1,8 +1,9 @@
-"""The event loop's side of the engine: submits requests and carries their events to callers.
+"""Between the engine's thread and the event loop: submits requests, carries events to callers.
 
 `open_scheduler` starts the engine's thread and ends it. A `Generation` is an async iterator that a
 caller leaves at any time; leaving it cancels the answer, and its slot is free before the next step.
-Only a few objects cross between the threads: answers into `Intake`, batches of events back.
+Only a few objects cross between the threads: answers into `Intake`, batches of events back. Most
+tokens need no event loop: they go to their reader from the engine's thread, by a shortcut.
 """
 
 from __future__ import annotations
@@ -27,52 +28,66 @@ from services.inference.llm.slot_table import Mail
 
 log = get_logger(__name__)
 
-Shortcut: TypeAlias = "Callable[[Delta], bool]"
+Send: TypeAlias = "Callable[[Delta], bool]"
 """Takes tokens on to whom they are for, at once; false if they have to go the long way."""
+Left: TypeAlias = "list[tuple[Generation, Event | RingmeshError]]"
 
 
 class Generation:
-    """The events of one answer, as they come; on the event loop, for one who waits.
+    """The events of one answer, from the engine's thread to one who waits on the event loop.
 
-    One who waits has passed on all that came before. So tokens may go by a shortcut, which saves
-    waking a task for each; what it does not take, and what comes behind that, is waited for.
+    The shortcut is open while all that was posted has been passed on; who asks for the next event
+    has passed on the one before. Both counts only grow, each by the hand of one thread, and when
+    they are equal only the engine's can part them: so no token overtakes another.
     """
 
-    def __init__(self, shortcut: Shortcut | None = None) -> None:
-        self._shortcut = shortcut
+    def __init__(self, send: Send | None = None) -> None:
+        self._send = send
+        self._posted = 0
+        self._passed_on = 0
+        self._taken = 0
         self._events: deque[Event | RingmeshError] = deque()
         self._arrival: asyncio.Future[None] | None = None
 
-    def put(self, event: Event | RingmeshError) -> None:
-        """Adds an event."""
-        arrival = self._arrival
-        if arrival is None or arrival.done():
-            self._events.append(event)
-        elif (left := self._shorten(event)) is not None:
-            self._events.append(left)
-            arrival.set_result(None)
+    def shorten(self, event: Event | RingmeshError) -> Event | RingmeshError | None:
+        """What has to be delivered of an event: nothing, if it went by the shortcut.
 
-    def _shorten(self, event: Event | RingmeshError) -> Event | RingmeshError | None:
-        """Nothing is left of what the shortcut takes."""
-        if self._shortcut is None or not isinstance(event, Delta):
-            return event
-        try:
-            return None if self._shortcut(event) else event
-        except Exception:  # one caller's in everybody's delivery; it may have been sent, so no more
-            log.exception("engine.shortcut_failed")
-            return Internal("the answer failed; the node's log has the details")
+        On the engine's thread.
+        """
+        if self._send is not None and isinstance(event, Delta) and self._posted == self._passed_on:
+            try:
+                if self._send(event):
+                    return None
+            except (
+                Exception
+            ):  # one caller's in everybody's thread; it may have been sent, so no more
+                log.exception("engine.shortcut_failed")
+                event = Internal("the answer failed; the node's log has the details")
+        self._posted += 1
+        return event
+
+    def put(self, event: Event | RingmeshError) -> None:
+        """Adds an event; on the event loop."""
+        self._events.append(event)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     async def take(self) -> Event:
         """The next event, once there is one; tokens that are ready at the same time come as one."""
+        self._passed_on, self._taken = self._passed_on + self._taken, 0
         while not self._events:
             self._arrival = asyncio.get_running_loop().create_future()
             await self._arrival
-        event = self._events.popleft()
+        event = self._pop()
         if isinstance(event, RingmeshError):
             raise event
         while isinstance(event, Delta) and self._events and isinstance(self._events[0], Delta):
-            event = _join(event, self._events.popleft())
+            event = _join(event, self._pop())
         return event
+
+    def _pop(self) -> Event | RingmeshError:
+        self._taken += 1
+        return self._events.popleft()
 
 
 def _join(first: Delta, second: Event | RingmeshError) -> Delta:
@@ -93,17 +108,16 @@ class Scheduler:
         self._text_bytes = text_bytes
         self._engine = engine
         self._generations: dict[Answer, Generation] = {}
-        self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._broken: asyncio.Future[str] = self._loop.create_future()
 
     @property
     def occupancy(self) -> Occupancy:
         """How busy the engine is."""
         return self._engine.occupancy
 
-    async def generate(
-        self, task: Task, shortcut: Shortcut | None = None
-    ) -> AsyncGenerator[Event, None]:
-        """The events of one answer, without those that went by the shortcut.
+    async def generate(self, task: Task, send: Send | None = None) -> AsyncGenerator[Event, None]:
+        """The events of one answer, without the tokens that `send` took from the engine's thread.
 
         Closing the iterator cancels it.
         """
@@ -112,11 +126,11 @@ class Scheduler:
             for event in (answer.admit(time.time_ns(), 0), *answer.exhausted(time.time_ns())):
                 yield event
             return
-        generation = self._generations[answer] = Generation(shortcut)
+        generation = self._generations[answer] = Generation(send)
         try:
             left = self._intake.offer(answer)
             if left is not None:
-                self.deliver([left])
+                self._refuse(*left)
             while True:
                 yield (event := await generation.take())
                 if isinstance(event, Finished):
@@ -137,12 +151,25 @@ class Scheduler:
         """Notes that the engine can do no more; on the event loop."""
         self._broken.set_result(reason)
 
-    def deliver(self, mail: Mail) -> None:
-        """Hands events to those who still wait for them; on the event loop."""
+    def post(self, mail: Mail) -> None:
+        """Hands events to those who still wait for them; on the engine's thread."""
+        left: Left = []
         for answer, event in mail:
             generation = self._generations.get(answer)
-            if generation is not None:
-                generation.put(event)
+            if generation is not None and (rest := generation.shorten(event)) is not None:
+                left.append((generation, rest))
+        if left:
+            self._loop.call_soon_threadsafe(_deliver, left)
+
+    def _refuse(self, answer: Answer, error: RingmeshError) -> None:
+        generation = self._generations.get(answer)
+        if generation is not None:
+            generation.put(error)
+
+
+def _deliver(left: Left) -> None:
+    for generation, event in left:
+        generation.put(event)
 
 
 @asynccontextmanager
@@ -159,7 +186,7 @@ async def open_scheduler(
     intake = Intake(max_queue, time.monotonic)
 
     def deliver(mail: Mail) -> None:
-        loop.call_soon_threadsafe(scheduler.deliver, mail)
+        scheduler.post(mail)
 
     def on_broken(reason: str) -> None:
         loop.call_soon_threadsafe(scheduler.break_off, reason)

@@ -7,12 +7,13 @@ there under `fail`, or under `cancel` where its caller left; so every request th
 place is counted at it exactly once.
 
 Counting happens once per token, so it is done in plain numbers; the protocol's message is made when
-somebody asks.
+somebody asks. Tokens may be counted from the thread that computes them, so the numbers have a lock.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from types import TracebackType
@@ -67,21 +68,26 @@ class ResponseStatistics:
 
     def __init__(self, clock_ns: Clock) -> None:
         self.clock_ns = clock_ns
+        self.lock = threading.Lock()
         self._places: list[PlaceCounts] = []
 
     def __repr__(self) -> str:
         return f"<ResponseStatistics {len(self._places)} places>"
 
     def at(self, place: int) -> PlaceCounts:
-        """The counts of a place; no response comes before those of the places before it."""
+        """The counts of a place; no response comes before those of the places before it.
+
+        With the lock in one's hands.
+        """
         if place >= len(self._places) and len(self._places) < PLACES:
             self._places.append(PlaceCounts())
         return self._places[min(place, PLACES - 1)]
 
     def write(self, into: Any) -> None:
         """Fills the protocol's map from place to counts."""
-        for place, counts in enumerate(self._places):
-            into[str(place)].CopyFrom(counts.message())
+        with self.lock:
+            for place, counts in enumerate(self._places):
+                into[str(place)].CopyFrom(counts.message())
 
 
 class ResponseTimer:
@@ -93,6 +99,8 @@ class ResponseTimer:
         self._place = 0
         self._since_ns = self.clock_ns()
         self._is_over = False
+        """Whether the last response is under way, or none will come."""
+        self._has_ended = False
 
     def begin(self) -> None:
         """The model begins now; what was before, the request waited."""
@@ -109,24 +117,28 @@ class ResponseTimer:
 
     def end(self, error: BaseException | None) -> None:
         """The request is over, by this error or none; what is still to come did not."""
-        if self._is_over:
-            return
-        self._is_over = True
-        counts = self._statistics.at(self._place)
-        has_left = isinstance(error, GeneratorExit | asyncio.CancelledError)
-        ended = counts.cancel if has_left else counts.fail
-        ended.add(self.clock_ns() - self._since_ns)
+        with self._statistics.lock:
+            is_over, self._is_over, self._has_ended = self._is_over, True, True
+            if is_over:
+                return
+            counts = self._statistics.at(self._place)
+            has_left = isinstance(error, GeneratorExit | asyncio.CancelledError)
+            ended = counts.cancel if has_left else counts.fail
+            ended.add(self.clock_ns() - self._since_ns)
 
-    def count(self, made_ns: int, *, is_empty: bool = False) -> None:
-        """Notes that a response was made then and has been taken now."""
-        taken_ns = self.clock_ns()
-        infer_ns, output_ns = max(0, made_ns - self._since_ns), max(0, taken_ns - made_ns)
-        counts = self._statistics.at(self._place)
-        counts.compute_infer.add(infer_ns)
-        counts.compute_output.add(output_ns)
-        (counts.empty_response if is_empty else counts.success).add(infer_ns + output_ns)
-        self._place += 1
-        self._since_ns = taken_ns
+    def count(self, made_ns: int, taken_ns: int | None = None, *, is_empty: bool = False) -> None:
+        """Notes that a response was made then, and taken then or now; not behind the end."""
+        taken_ns = self.clock_ns() if taken_ns is None else taken_ns
+        with self._statistics.lock:
+            if self._has_ended:
+                return
+            infer_ns, output_ns = max(0, made_ns - self._since_ns), max(0, taken_ns - made_ns)
+            counts = self._statistics.at(self._place)
+            counts.compute_infer.add(infer_ns)
+            counts.compute_output.add(output_ns)
+            (counts.empty_response if is_empty else counts.success).add(infer_ns + output_ns)
+            self._place += 1
+            self._since_ns = taken_ns
 
 
 class HandingOn:

@@ -29,7 +29,7 @@ class Reader:
         self._rests = rests
         self._is_reading = False
 
-    def shortcut(self, delta: Delta) -> bool:
+    def send(self, delta: Delta) -> bool:
         assert not self._is_reading, "a token has overtaken another"
         if not next(self._takes):
             return False
@@ -38,7 +38,7 @@ class Reader:
         return True
 
     async def read(self, scheduler: Scheduler, job: Task) -> None:
-        async with contextlib.aclosing(scheduler.generate(job, self.shortcut)) as events:
+        async with contextlib.aclosing(scheduler.generate(job, self.send)) as events:
             async for event in events:
                 self._is_reading = True
                 for _ in range(self._rests):
@@ -77,7 +77,7 @@ async def test_who_takes_every_token_is_woken_for_start_and_end_alone() -> None:
     job, reader = replace(task(limit=9), end_ids=frozenset()), Reader([True])
     async with (
         scheduling(ToyBackend()) as scheduler,
-        contextlib.aclosing(scheduler.generate(job, reader.shortcut)) as events,
+        contextlib.aclosing(scheduler.generate(job, reader.send)) as events,
     ):
         woken = [event async for event in events]
     deltas = [event for event in woken if isinstance(event, Delta)]
