@@ -15,9 +15,14 @@ from collections.abc import Callable, Sequence
 import grpc
 import pygrpc_native.aio
 
+from mesh import cores
+
 CORES_FOR_TWO = 8
 """From so many on, a second thread for HTTP/2, as large tensors like it. On fewer they get in each
 other's way: a message is handed from one to the other, and tokens come later."""
+
+THREAD = "grpc-native-io"
+"""What the library calls its threads for HTTP/2."""
 
 POLL_S = 0.01
 """Often enough: it ends a process, and costs 15 us."""
@@ -38,6 +43,11 @@ def sender(context: grpc.aio.ServicerContext) -> Send | None:
         return None
     send = front.stream_try_send
     return lambda message: send(call, message) == pygrpc_native.STREAM_SENT
+
+
+def keep_off(core: int) -> None:
+    """Has the native servers of this process do without a core, if there is another."""
+    cores.keep_off(THREAD, core)
 
 
 class NativeServer(pygrpc_native.aio.Server):

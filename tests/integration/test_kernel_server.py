@@ -1,8 +1,11 @@
 """The kernel's server and channel against each other, on both server implementations."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mesh.channel import open_channel
 from mesh.errors import InvalidArgument, ModelNotReady, QueueFull, error_from_rpc
+from mesh.native_server import THREAD, keep_off
 from mesh.pb import node_pb2, node_pb2_grpc
 from mesh.reflection import V1, V1ALPHA
 from mesh.server import FLUSH_S, QUIET_S, GrpcServer, ServiceBinding, serve
@@ -256,6 +260,25 @@ async def test_reflection_lists_the_services_in_both_versions(channel, version: 
     names = {service.name for service in response.list_services_response.service}
     assert {NODE, "grpc.health.v1.Health", V1, V1ALPHA} <= names
     assert reflection_pb2_grpc  # the stock stub module stays importable beside ours
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone takes advice on cores")
+async def test_the_native_servers_threads_keep_off_a_core(telemetry) -> None:
+    cores = os.sched_getaffinity(0)
+    async with serve(listen="127.0.0.1:0", services=[], telemetry=telemetry):
+        while not any(_cores_of(THREAD)):  # the library still calls them so, once they run
+            await asyncio.sleep(0)
+        keep_off(min(cores))
+        wire = list(_cores_of(THREAD))
+        assert wire == [(cores - {min(cores)}) or cores] * len(wire)
+
+
+def _cores_of(name: str) -> Iterator[set[int]]:
+    """The cores of this process's threads of that name."""
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # one of an earlier server's has just ended
+            if (task / "comm").read_text().strip() == name:
+                yield os.sched_getaffinity(int(task.name))
 
 
 async def test_a_taken_port_is_one_clear_error(served, telemetry: Telemetry) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mesh.cores import CoreWatch
 from mesh.errors import DeadlineExceeded, Internal, RingmeshError, Unavailable
 from mesh.logs import get_logger
 from services.inference.backends.backend import BackendFailed
@@ -63,6 +64,7 @@ class Engine:
         deliver: Callable[[Mail], None],
         on_broken: Callable[[str], None],
         meter: EngineMeter,
+        keep_off: Callable[[int], None] | None,
     ) -> None:
         self._health = EngineHealth()
         self._runs = Runs(backend, self._health, meter)
@@ -71,6 +73,7 @@ class Engine:
         self._deliver = deliver
         self._on_broken = on_broken
         self._meter = meter
+        self._core = None if keep_off is None else CoreWatch(keep_off)
         self._table = SlotTable(backend.slots)
         self._company: tuple[int, ...] = ()
         """The slots that decode for as long as nobody comes or goes."""
@@ -114,6 +117,8 @@ class Engine:
         self._post()
 
     def _turn(self, waiting: Mapping[int, Answer]) -> None:
+        if self._core is not None:
+            self._core.look()
         now = time.monotonic()
         self._table.drop(now, self._steps)
         kept = self._drop_waiting(waiting, now) if waiting else {}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from mesh import native_server
 from mesh.deployment import VersionSpec
 from mesh.errors import FailedPrecondition
 from mesh.model_options import GenerationOptions
@@ -57,6 +58,7 @@ async def open_language_model(
                 chunk_tokens=options.prefill_chunk_tokens,
                 max_queue=options.max_queue,
                 meter=metrics.engine_meter(name, version),
+                keep_off=native_server.keep_off,
             )
         )
         meter = opened.enter_context(metrics.watching(name, version, lambda: scheduler.occupancy))

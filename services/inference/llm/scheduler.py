@@ -180,8 +180,12 @@ async def open_scheduler(
     chunk_tokens: int,
     max_queue: int,
     meter: EngineMeter = UNMETERED,
+    keep_off: Callable[[int], None] | None = None,
 ) -> AsyncIterator[Scheduler]:
-    """Runs an engine on the backend in a thread of its own; answers left on exit fail."""
+    """Runs an engine on the backend in a thread of its own; answers left on exit fail.
+
+    It tells `keep_off` on which core that runs.
+    """
     loop = asyncio.get_running_loop()
     intake = Intake(max_queue, time.monotonic)
 
@@ -198,6 +202,7 @@ async def open_scheduler(
         deliver=deliver,
         on_broken=on_broken,
         meter=meter,
+        keep_off=keep_off,
     )
     scheduler = Scheduler(intake, text_bytes, engine)
     thread = threading.Thread(target=engine.run, name="llm-engine", daemon=True)
