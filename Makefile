@@ -43,7 +43,7 @@ bench: $(DEV)
 
 # Beside llama.cpp, onnxruntime-genai and OpenVINO, which the first run installs into
 # .ringmesh-bench/ (some minutes). A part of it: make bench-llm ONLY=prefill ROUNDS=3 ENGINES=ringmesh
-# (ONLY: decode, prefill, second_turn, token_gap or encoders).
+# (ONLY: decode, prefill, second_turn, cost, token_gap or encoders).
 PARTS := encoders token_gap
 ROUNDS_ARGUMENT = $(if $(ROUNDS),--rounds $(ROUNDS))
 ENGINES_ARGUMENT = $(if $(ENGINES),--engines $(ENGINES))

@@ -84,9 +84,9 @@ async def measure_all(count: int) -> str:
     """The section, of so many rounds."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_node(Path(__file__), "serve", folder) as address,
+        running_node(Path(__file__), "serve", folder) as node,
     ):
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(node.address) as channel:
             stub = node_pb2_grpc.NodeStub(channel)
             for chunk in CHUNKS:
                 await measure(stub, chunk)

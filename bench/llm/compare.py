@@ -26,9 +26,15 @@ POINTS = (
     ("prefill", 128),
     ("prefill", 512),
     ("second_turn", 600),
+    ("cost", 1),
+    ("cost", 4),
+    ("cost", 8),
+    ("cost", 16),
     ("client", 1),
     ("client", 16),
 )
+NAMES = {"cost": "scheduler and stream"}
+STREAMS = ("decode", "cost", "client")
 ROUNDS = 5
 
 
@@ -46,6 +52,8 @@ def main() -> None:
         f"`make bench-llm`, {place}; SmolLM2-135M, two spinning threads each, prompts "
         f"of 128 tokens never seen before, greedy; medians of {arguments.rounds} rounds in turns, "
         f"tokens/s (second turn: how many times sooner than cold its first token comes; "
+        f"scheduler and stream: by how many per cent a node, its client beside it, is slower than "
+        f"the bare loop over the slots in its process; "
         f"client: the per cent of the processor that asking and reading takes beside the node). "
         f"Nodes are asked by libcurl, which takes less of their cores than grpcio's client. In "
         f"brackets half of what lies between the quartiles. {versions}."
@@ -66,9 +74,9 @@ def _arguments() -> argparse.Namespace:
 
 def _title(point: Point) -> str:
     what, count = point
-    unit = "stream" if what in ("decode", "client") else "token"
+    unit = "stream" if what in STREAMS else "token"
     many = f"{count} {unit}{'s' if count > 1 else ''}"
-    return f"{what.replace('_', ' ')}, {many}"
+    return f"{NAMES.get(what, what).replace('_', ' ')}, {many}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import onnxruntime
-from exchange import CONTEXT_TOKENS, DECODE_TOKENS, PROMPT_TOKENS, THREADS, answer, prompt, timed
+from bare_loop import decode_rate, prefill
+from exchange import CONTEXT_TOKENS, DECODE_TOKENS, THREADS, answer, timed
 
 from services.inference.backends.backend import BackendSettings
 from services.inference.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -15,8 +16,6 @@ from services.inference.llm.decoder import Decoder
 from services.inference.llm.model_files import open_model_files
 
 STREAMS = 16
-CHUNK_TOKENS = 128
-"""As the node cuts prompts."""
 
 
 class Bare:
@@ -36,27 +35,12 @@ class Bare:
         self._slots = OnnxRuntimeBackend(settings).open_slots(decoder, STREAMS)
 
     def decode(self, streams: int) -> float:
-        """After a prompt per slot; each is a token ahead of the next, as behind the scheduler."""
-        last = [self._prefill(slot, PROMPT_TOKENS) for slot in range(streams)]
-        held = range(PROMPT_TOKENS + streams - 1, PROMPT_TOKENS - 1, -1)
-
-        def steps() -> None:
-            tokens = last
-            for step in range(DECODE_TOKENS):
-                logits = self._slots.decode(tokens, [each + step for each in held])
-                tokens = [int(row.argmax()) for row in logits]
-
-        return timed(streams * DECODE_TOKENS, steps)
+        """After a prompt per slot."""
+        return decode_rate(self._slots, streams, DECODE_TOKENS)
 
     def prefill(self, tokens: int) -> float:
         """To the first token."""
-        return timed(tokens, lambda: self._prefill(0, tokens))
-
-    def _prefill(self, slot: int, tokens: int) -> int:
-        ids = prompt(tokens)
-        for start in range(0, tokens, CHUNK_TOKENS):
-            logits = self._slots.prefill(slot, ids[start : start + CHUNK_TOKENS], start)
-        return int(logits.argmax())
+        return timed(tokens, lambda: prefill(self._slots, 0, tokens))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 PROMPT_TOKENS = 128
 DECODE_TOKENS = 32
@@ -56,14 +57,30 @@ def answer(open_engine: Callable[[], Engine], version: str) -> None:
             say({"rate": measure and measure(count)})
 
 
+@dataclass
+class NodeProcess:
+    """A node in a further process."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+    def ask(self, question: object) -> Any:
+        """A line of JSON each way, beside its gRPC."""
+        assert self.process.stdin is not None  # noqa: S101
+        assert self.process.stdout is not None  # noqa: S101
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
 @contextmanager
-def running_node(script: Path, *arguments: str) -> Iterator[str]:
-    """A node in a further process, that ends with the benchmark; its address."""
-    command = [sys.executable, str(script), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+def running_node(script: Path, *arguments: str) -> Iterator[NodeProcess]:
+    """A node in a further process, that ends with the benchmark."""
+    command, pipe = [sys.executable, str(script), *arguments], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603
         try:
             assert process.stdout is not None  # noqa: S101
-            yield process.stdout.readline().strip()
+            yield NodeProcess(process.stdout.readline().strip(), process)
         finally:
             process.terminate()
 

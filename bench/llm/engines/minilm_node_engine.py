@@ -35,6 +35,8 @@ class Node:
 if __name__ == "__main__":
     model, work, *options = sys.argv[1:]
     with running_node(Path(__file__).with_name("minilm_node_process.py"), model, *options) as at:
-        if not at:
+        if not at.address:
             sys.exit("the node does not run it so")
-        answer(lambda: Encoder(Path(work), Node(at).encode), f"ringmesh {version('ringmesh')}")
+        answer(
+            lambda: Encoder(Path(work), Node(at.address).encode), f"ringmesh {version('ringmesh')}"
+        )

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from node_process import serve_model
+from node_process import SETTINGS, serve_model
 from prometheus_client import CollectorRegistry
 
 from mesh.deployment import VersionSpec
 from mesh.manifest import Manifest
+from services.inference.backends.available import make_backends
 from services.inference.backends.backend import Backend
 from services.inference.batching.metrics import BatchingMetrics
 from services.inference.encoders.sentence_encoder import open_sentence_encoder
@@ -33,7 +34,7 @@ async def run(folder: Path, cache_dir: Path, wishes: dict[str, str]) -> None:
         model = await open_sentence_encoder(folder, spec, place)
         return model if not model.remark else sys.exit(model.remark)
 
-    await serve_model(manifest.name, open_model)
+    await serve_model(manifest.name, open_model, make_backends(SETTINGS))
 
 
 if __name__ == "__main__":

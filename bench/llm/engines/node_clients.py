@@ -1,7 +1,8 @@
 """Clients of a node's token stream: libcurl, which is light, and grpcio's, which most people use.
 
 On a machine whose cores are all at work, a client takes its time from the node that it asks. Both
-ask all requests at once, on one connection, and note when each token arrives.
+ask all requests at once, on one connection, and note when each token arrives; what has arrived the
+light one looks at when all is there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 import pycurl
@@ -20,6 +21,9 @@ from mesh.pb import node_pb2, node_pb2_grpc
 _PREFIX_BYTES = 5
 """Before every message: a flag, and its length (gRPC over HTTP/2, "Length-Prefixed-Message")."""
 
+_Piece: TypeAlias = tuple[float, bytes]
+"""Some bytes, and when they came."""
+
 
 @dataclass
 class Heard:
@@ -28,11 +32,11 @@ class Heard:
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
 
-    def note(self, message: node_pb2.GenerateResponse) -> None:
-        """Adds what has just come."""
+    def note(self, message: node_pb2.GenerateResponse, at: float) -> None:
+        """Adds what came then."""
         ids = message.delta.token_ids
         self.tokens += ids
-        self.times += [time.perf_counter()] * len(ids)
+        self.times += [at] * len(ids)
 
 
 class Client(Protocol):
@@ -52,45 +56,41 @@ class CurlClient:
 
     def ask(self, requests: Sequence[node_pb2.GenerateRequest]) -> list[Heard]:
         """All at once; returns when all answers are whole."""
-        answers = [Heard() for _ in requests]
-        handles = [self._begin(*each) for each in zip(requests, answers, strict=True)]
+        pieces: list[list[_Piece]] = [[] for _ in requests]
+        handles = [self._begin(*each) for each in zip(requests, pieces, strict=True)]
         running = len(handles)
         while running:
             self._multi.select(1.0)
             _, running = self._multi.perform()
         for handle in handles:
             self._multi.remove_handle(handle)
-        return answers
+        return [_read(each) for each in pieces]
 
-    def _begin(self, request: node_pb2.GenerateRequest, heard: Heard) -> pycurl.Curl:
-        message = request.SerializeToString()
+    def _begin(self, request: node_pb2.GenerateRequest, pieces: list[_Piece]) -> pycurl.Curl:
+        message, clock = request.SerializeToString(), time.perf_counter
         handle = pycurl.Curl()
         handle.setopt(pycurl.URL, self._url)
         handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE)
         handle.setopt(pycurl.PIPEWAIT, 1)  # on the connection that is there
         handle.setopt(pycurl.HTTPHEADER, ["content-type: application/grpc", "te: trailers"])
         handle.setopt(pycurl.POSTFIELDS, b"\0" + len(message).to_bytes(4, "big") + message)
-        handle.setopt(pycurl.WRITEFUNCTION, _Messages(heard).take)
+        handle.setopt(pycurl.WRITEFUNCTION, lambda piece: pieces.append((clock(), piece)))
         self._multi.add_handle(handle)
         return handle
 
 
-class _Messages:
-    """A stream's bytes, cut into messages."""
-
-    def __init__(self, heard: Heard) -> None:
-        self._heard = heard
-        self._rest = b""
-
-    def take(self, piece: bytes) -> None:
-        rest = self._rest + piece
+def _read(pieces: Sequence[_Piece]) -> Heard:
+    """A stream's bytes, cut into messages; each came with its last byte."""
+    heard, rest = Heard(), b""
+    for at, piece in pieces:
+        rest += piece
         while len(rest) >= _PREFIX_BYTES:
             end = _PREFIX_BYTES + int.from_bytes(rest[1:_PREFIX_BYTES], "big")
             if len(rest) < end:
                 break
-            self._heard.note(node_pb2.GenerateResponse.FromString(rest[_PREFIX_BYTES:end]))
+            heard.note(node_pb2.GenerateResponse.FromString(rest[_PREFIX_BYTES:end]), at)
             rest = rest[end:]
-        self._rest = rest
+    return heard
 
 
 class GrpcioClient:
@@ -113,7 +113,7 @@ class GrpcioClient:
     async def _hear(self, request: node_pb2.GenerateRequest) -> Heard:
         heard = Heard()
         async for message in self._stub.Generate(request):
-            heard.note(message)
+            heard.note(message, time.perf_counter())
         return heard
 
 

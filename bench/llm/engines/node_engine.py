@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
-from exchange import DECODE_TOKENS, PROMPT_TOKENS, THREADS, answer, prompt, running_node
+from exchange import (
+    DECODE_TOKENS,
+    PROMPT_TOKENS,
+    THREADS,
+    NodeProcess,
+    answer,
+    prompt,
+    running_node,
+)
 from node_clients import CLIENTS, Client, Heard
 
 from mesh.pb import node_pb2
 
 NEW_TOKENS = 20
 """Of the answer, and of the second turn's question."""
+COST_TURNS = 3
+SETTLE_S = 0.1
+"""Between the two loops: the threads of the one before spin on for a while."""
 
 
 class Node:
     """A node, behind a client."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, process: NodeProcess) -> None:
         self._client = client
+        self._process = process
 
     def decode(self, streams: int) -> float:
         """Each stream's own rate, over as many tokens as of the others, while all of them run."""
@@ -28,6 +41,22 @@ class Node:
         answers = self._client.ask([_request(prompt(PROMPT_TOKENS), limit) for _ in range(streams)])
         began = max(each.times[0] for each in answers)
         return sum(_rate([t for t in each.times if t >= began]) for each in answers)
+
+    def cost(self, streams: int) -> float:
+        """The per cent of the bare loop's rate that scheduler, gRPC and client take.
+
+        In turns within one process: two of the same kind differ by some per cent for as long as
+        they live.
+        """
+        times = range(COST_TURNS)
+        pairs = [(self._bare(streams), self.decode(streams)) for _ in times]
+        return 100 * (1 - statistics.median(rate / bare for bare, rate in pairs))
+
+    def _bare(self, streams: int) -> float:
+        time.sleep(SETTLE_S)
+        rate: float = self._process.ask([streams, DECODE_TOKENS])
+        time.sleep(SETTLE_S)
+        return rate
 
     def client(self, streams: int) -> float:
         """The per cent of the processor that asking and reading takes, here, not on the node."""
@@ -78,4 +107,5 @@ def _limit(streams: int) -> int:
 if __name__ == "__main__":
     client, *options = sys.argv[1:]
     with running_node(Path(__file__).with_name("node_process.py"), *options) as at:
-        answer(lambda: Node(CLIENTS[client](at)), f"ringmesh {version('ringmesh')}, {client}")
+        name = f"ringmesh {version('ringmesh')}, {client}"
+        answer(lambda: Node(CLIENTS[client](at.address), at), name)
