@@ -12,8 +12,9 @@ It knows neither models nor nodes: what a request is answered with is `respond`'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
+from typing import Any
 
 from mesh.errors import RingmeshError
 from mesh.pb.inference_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
@@ -27,6 +28,9 @@ FINAL_RESPONSE = "triton_final_response"
 DEPTH = 16
 
 Respond = Callable[[ModelInferRequest], AsyncGenerator[ModelInferResponse, None]]
+Item = ModelStreamInferResponse | Exception
+_Turn = asyncio.Queue[Item | None]
+"""What a request in order is answered with, up to None. Never full: the slots bound what waits."""
 
 
 def wants_grpc_errors(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
@@ -64,7 +68,12 @@ async def answer_stream(
 
 
 class _Stream:
-    """The requests that are under way, and what is ready to go out; None ends it."""
+    """The requests that are under way, and what is ready to go out; None ends it.
+
+    Each is answered in a task of its own, which is done when the answer is made. One that has to
+    wait for its turn, or for the reader, waits in a queue, and keeps nothing busy meanwhile: the
+    answer before may wait for the very model that this one came from.
+    """
 
     def __init__(
         self,
@@ -79,50 +88,60 @@ class _Stream:
         self._ends_at_failure = ends_at_failure
         self._slots = asyncio.Semaphore(depth)
         # Bounded: whoever reads slowly holds the models up, not the memory.
-        self.out: asyncio.Queue[ModelStreamInferResponse | Exception | None] = asyncio.Queue(depth)
+        self.out: asyncio.Queue[Item | None] = asyncio.Queue(depth)
+        self._turns: asyncio.Queue[_Turn | None] = asyncio.Queue()
         self.under_way: set[asyncio.Task[None]] = set()
 
     async def read(self, requests: AsyncIterator[ModelInferRequest]) -> None:
-        last: asyncio.Task[None] | None = None
         try:
+            self._start(self._tell_in_turn())
             async for request in requests:
                 await self._slots.acquire()
                 if self._is_decoupled(request):
-                    self._start(request, None)
+                    self._start(self._answer_as_it_comes(request))
                 else:
-                    last = self._start(request, last)
-            if self.under_way:
-                await asyncio.wait(self.under_way)
+                    turn: _Turn = asyncio.Queue()
+                    self._turns.put_nowait(turn)
+                    self._start(self._answer_in_turn(request, turn))
+            self._turns.put_nowait(None)
+            await asyncio.wait(self.under_way)
             await self.out.put(None)
         except Exception as error:  # noqa: BLE001 - raised to whoever reads the stream
             await self.out.put(error)
 
-    def _start(
-        self, request: ModelInferRequest, before: asyncio.Task[None] | None
-    ) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._answer(request, before))
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self.under_way.add(task)
         task.add_done_callback(self.under_way.discard)
-        return task
 
-    async def _answer(self, request: ModelInferRequest, before: asyncio.Task[None] | None) -> None:
+    async def _answer_as_it_comes(self, request: ModelInferRequest) -> None:
         try:
-            async with aclosing(self._respond(request)) as responses:
-                async for response in responses:
-                    await _ended(before)
-                    await self.out.put(ModelStreamInferResponse(infer_response=response))
-        except RingmeshError as error:
-            await _ended(before)
-            await self.out.put(error if self._ends_at_failure else _failure(request.id, error))
-        except Exception as error:  # noqa: BLE001 - as above
-            await self.out.put(error)
+            await self._answer(request, self.out)
         finally:
             self._slots.release()
 
+    async def _answer_in_turn(self, request: ModelInferRequest, turn: _Turn) -> None:
+        try:
+            await self._answer(request, turn)
+        finally:
+            turn.put_nowait(None)
 
-async def _ended(before: asyncio.Task[None] | None) -> None:
-    if before is not None and not before.done():
-        await asyncio.wait({before})
+    async def _answer(self, request: ModelInferRequest, into: asyncio.Queue[Item | None]) -> None:
+        try:
+            async with aclosing(self._respond(request)) as responses:
+                async for response in responses:
+                    await into.put(ModelStreamInferResponse(infer_response=response))
+        except RingmeshError as error:
+            await into.put(error if self._ends_at_failure else _failure(request.id, error))
+        except Exception as error:  # noqa: BLE001 - as above
+            await into.put(error)
+
+    async def _tell_in_turn(self) -> None:
+        """Hands the answers of models that answer once to the reader, in their requests' order."""
+        while (turn := await self._turns.get()) is not None:
+            while (item := await turn.get()) is not None:
+                await self.out.put(item)
+            self._slots.release()
 
 
 def _failure(request_id: str, error: RingmeshError) -> ModelStreamInferResponse:

@@ -128,6 +128,39 @@ async def test_whoever_reads_slowly_holds_the_answers_up() -> None:
     assert len(await read_all(responses)) == 149
 
 
+async def test_an_answer_that_waits_for_its_turn_keeps_nothing_busy() -> None:
+    answers = Answers()
+    responses = stream(answers, "tstall", "t", "tfail")
+    reading = asyncio.ensure_future(anext(responses))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(answers.closed) == 2
+    assert (answers.under_way, reading.done()) == (1, False)
+    reading.cancel()
+    await asyncio.wait({reading})
+
+
+async def test_an_answer_that_nobody_reads_keeps_nothing_busy() -> None:
+    answers = Answers()
+    responses = stream(answers, *["t"] * 50, depth=2)
+    await anext(responses)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert answers.under_way == 0
+    assert len(answers.closed) <= 6  # and the slots hold the others up
+    assert len(await read_all(responses)) == 49
+
+
+async def test_an_answer_that_was_cancelled_does_not_hold_up_the_next() -> None:
+    async def respond(request: ModelInferRequest) -> AsyncGenerator[ModelInferResponse]:
+        if request.id == "gone":
+            raise asyncio.CancelledError
+        yield ModelInferResponse(id=request.id)
+
+    responses = answer_stream(feed("gone", "t"), respond, is_decoupled=is_decoupled)
+    assert await read_all(responses) == ["t"]
+
+
 async def test_a_broken_request_stream_is_told() -> None:
     async def broken() -> AsyncIterator[ModelInferRequest]:
         yield ModelInferRequest(id="d")

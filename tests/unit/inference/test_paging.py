@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
 
 import pytest
 
 from mesh.deployment import Assignment
 from mesh.errors import DeadlineExceeded, FailedPrecondition, ModelNotReady, Unavailable
+from mesh.infer_stream import DEPTH, answer_stream
+from mesh.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from services.inference.models import version_lifetime
 from services.inference.models.memory import Memory
 from services.inference.models.state import ModelState, ModelStatus
@@ -101,6 +103,23 @@ class Rig:
 
         return await asyncio.create_task(one())
 
+    async def answer(self, request: ModelInferRequest) -> AsyncGenerator[ModelInferResponse]:
+        model = await self.table.resolve(request.model_name, "1", None)
+        assert not model.is_closed
+        yield ModelInferResponse(model_name=model.name)
+
+    async def stream(self, *names: str) -> AsyncGenerator[str]:
+        """One stream with a request for each name; who answered, in their order."""
+
+        async def requests() -> AsyncIterator[ModelInferRequest]:
+            for name in names:
+                yield ModelInferRequest(model_name=name)
+
+        made = answer_stream(requests(), self.answer, is_decoupled=lambda _: False)
+        async with aclosing(made) as responses:
+            async for response in responses:
+                yield response.infer_response.model_name
+
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
             while not condition():
@@ -177,6 +196,25 @@ async def test_a_busy_version_is_not_taken_from_its_caller(rig: Rig) -> None:
         assert not waiting.done()
     assert (await waiting).name == "a-60"
     assert rig.status("b-60").reason == "paged out to make room for a-60@1"
+
+
+async def test_an_answer_in_line_behind_another_gives_its_memory_to_that_one(rig: Rig) -> None:
+    await rig.placed("a-60")
+    await rig.placed("b-60")
+    async with asyncio.timeout(10):
+        asked = ("a-60", "b-60", "a-60", "b-60")
+        assert [name async for name in rig.stream(*asked)] == list(asked)
+        assert (await rig.call("b-60")).name == "b-60"
+
+
+async def test_an_answer_that_nobody_reads_gives_its_memory_to_others(rig: Rig) -> None:
+    await rig.placed("a-60")
+    await rig.placed("b-60")
+    async with aclosing(rig.stream(*["b-60"] * 5 * DEPTH)) as unread:
+        await anext(unread)
+        for _ in range(10 * DEPTH):
+            await asyncio.sleep(0)  # what is made now is stuck
+        assert (await rig.call("a-60", timeout_s=10)).name == "a-60"
 
 
 async def test_a_caller_waits_no_longer_than_its_deadline(rig: Rig) -> None:
