@@ -1,10 +1,11 @@
 """How much memory a model version will take on a node, told from its manifest and its files alone.
 
 An estimate for those who place versions and have not opened them. Weights follow from the files'
-sizes. The keys and values of a language model's slots follow from its architecture, which neither
-manifest nor sizes tell; but they grow roughly with the root of the number of weights, and four
-times that root is on the safe side for models whose heads share keys (measured from 135 million to
-8 billion weights: 1 to 4 times what it is). A node that has the files counts instead of guessing.
+sizes, and lie in memory as often as the backend that the manifest names has to have them. The keys
+and values of a language model's slots follow from its architecture, which neither manifest nor
+sizes tell; but they grow roughly with the root of the number of weights, and four times that root
+is on the safe side for models whose heads share keys (measured from 135 million to 8 billion
+weights: 1 to 4 times what it is). A node that has the files counts instead of guessing.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from mesh.deployment import ArtefactFile, VersionSpec
+    from mesh.deployment import VersionSpec
     from mesh.manifest import Format
     from mesh.model_options import GenerationOptions
 
-_WEIGHT_SUFFIXES: Final = frozenset((".gguf", ".safetensors", ".onnx", ".data", ".bin", ".weights"))
+_WEIGHT_SUFFIX: Final[Mapping[Format, str]] = MappingProxyType(
+    {"gguf": ".gguf", "transformers": ".safetensors", "sentence-transformers": ".safetensors"}
+)
+"""What the files are called that hold weights. An ONNX graph's may be called anything."""
+_COPIED_BY: Final = frozenset(("openvino", "tensorrt"))
+"""Backends of which each instance has the weights for itself."""
 _STORED_BYTES: Final[Mapping[Format, float]] = MappingProxyType({"gguf": 0.56, "transformers": 2.0})
 """Of a weight in the file: GGUF has mostly four bits and a half, folders mostly sixteen."""
 _FULL_BYTES: Final = 4.0
@@ -35,20 +41,26 @@ _POSITION_BYTES_PER_ROOT: Final = 4.0
 
 def estimate_bytes(spec: VersionSpec) -> int:
     """The memory of a version, in the end of the range in which it probably lies."""
-    stored = weight_bytes(spec.files)
-    options = spec.manifest.generation
+    manifest, options = spec.manifest, spec.manifest.generation
+    stored = weight_bytes(spec)
     if options is None:
-        return stored
-    count = stored / _STORED_BYTES.get(spec.manifest.format, _FULL_BYTES)
-    weights = "fp32" if spec.manifest.backend == _NO_SMALLER_FORM else options.weights
+        return stored * copies(manifest.backend, manifest.instances)
+    count = stored / _STORED_BYTES.get(manifest.format, _FULL_BYTES)
+    weights = "fp32" if manifest.backend == _NO_SMALLER_FORM else options.weights
     return math.ceil(count * _BYTES_OF.get(weights, _INT8_BYTES) + _slots(count, options))
 
 
-def weight_bytes(files: Iterable[ArtefactFile]) -> int:
-    """The size of those files that hold weights."""
+def weight_bytes(spec: VersionSpec) -> int:
+    """The size of the files that hold weights; of all, where their names do not tell."""
+    suffix = _WEIGHT_SUFFIX.get(spec.manifest.format)
     return sum(
-        file.size_bytes for file in files if PurePosixPath(file.path).suffix in _WEIGHT_SUFFIXES
+        file.size_bytes for file in spec.files if suffix in (None, PurePosixPath(file.path).suffix)
     )
+
+
+def copies(backend: str, instances: int) -> int:
+    """How often the weights lie in memory for so many instances on this backend."""
+    return instances if backend in _COPIED_BY else 1
 
 
 def _slots(weights: float, options: GenerationOptions) -> float:

@@ -75,6 +75,13 @@ def expected_weights(
     """
     order = choose(wanted_backend, [offer(backend) for backend in backends]).order
     by_name = {each.name: each for each in backends}
-    able = [by_name[name] for name in order]
-    kept = [each.kept_weights(wanted, compute) for each in able if isinstance(each, KeepsWeights)]
-    return next((each for each in kept if each.opens_at_once), next(iter(kept), None))
+    first = None
+    for name in order:
+        backend = by_name[name]
+        if isinstance(backend, KeepsWeights):
+            # Of those behind nothing is asked: torch would be loaded for the answer.
+            kept = backend.kept_weights(wanted, compute)
+            if kept.opens_at_once:
+                return kept
+            first = first or kept
+    return first

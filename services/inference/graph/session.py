@@ -56,7 +56,6 @@ _DATATYPES = {
     },
 }
 """The protocol's datatypes of the element types."""
-_WEIGHT_SUFFIXES = (".weights", ".data", ".bin")
 
 # ONNX Runtime's own exceptions derive from Exception, each by itself.
 _state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -150,12 +149,8 @@ class GraphSession:
 
 
 def graph_bytes(graph: Path) -> int:
-    """The size of a graph's file and of the files beside it that hold its weights."""
-    beside = (file for file in graph.parent.iterdir() if file.is_file() and file != graph)
-    weights = (
-        file for file in beside if file.suffix in _WEIGHT_SUFFIXES or graph.name in file.name
-    )
-    return graph.stat().st_size + sum(file.stat().st_size for file in weights)
+    """The size of a graph's folder: what lies beside it holds its weights, under whatever name."""
+    return sum(file.stat().st_size for file in graph.parent.rglob("*") if file.is_file())
 
 
 def _tensor(described: Any) -> GraphTensor:

@@ -212,3 +212,29 @@ def test_the_estimate_is_near_what_known_models_take() -> None:
         "transformers", "m.safetensors", 16_060_000_000, slots=4, max_context_tokens=4096
     )
     assert 0.9 < large / (9.3e9 + 4.3e9) < 1.5  # Llama 3.1 8B, bfloat16
+
+
+def graph_of(*names: str, **manifest) -> VersionSpec:
+    """An ONNX model with files of these names, of 10 bytes each."""
+    described = Manifest(name="m", task="tensor", format="onnx", **manifest)
+    files = tuple(ArtefactFile(path=name, digest="0" * 64, size_bytes=10) for name in names)
+    return VersionSpec(version=1, digest="0" * 64, manifest=described, files=files)
+
+
+def test_a_graph_s_weights_count_whatever_their_files_are_called() -> None:
+    assert estimate_bytes(graph_of("model.onnx", "model.onnx_data")) == 20
+    assert estimate_bytes(graph_of("model.onnx", "onnx__MatMul_123", "encoder.bias")) == 30
+
+
+def test_an_encoder_s_files_for_other_libraries_do_not_count() -> None:
+    names = "model.safetensors", "pytorch_model.bin", "onnx/model.onnx", "openvino/openvino.bin"
+    described = Manifest(name="m", task="text-embedding", format="sentence-transformers")
+    assert estimate_bytes(graph_of(*names).model_copy(update={"manifest": described})) == 10
+
+
+def test_instances_count_each_where_they_cannot_share_their_weights() -> None:
+    def estimate(backend: str) -> int:
+        return estimate_bytes(graph_of("model.onnx", backend=backend, instances=3))
+
+    names = "auto", "onnxruntime", "torch", "openvino", "tensorrt"
+    assert [estimate(name) for name in names] == [10, 10, 10, 30, 30]
