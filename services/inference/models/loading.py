@@ -112,9 +112,22 @@ class Loading:
             self._needs_bytes = await self._measure(assignment)
         await reserve(self._needs_bytes)
         try:
-            return await _warmed(await self._open_model(assignment))
+            loaded = await _warmed(await self._open_model(assignment))
+            await self._keep_room(loaded, hold, self._needs_bytes)
         except BaseException:
             self._memory.release(hold)
+            raise
+        return loaded
+
+    async def _keep_room(self, loaded: LoadedModel, hold: Hold, reserved_bytes: int) -> None:
+        """Room for what it really takes; without it, it is closed, and counted right next time."""
+        if loaded.memory_bytes <= reserved_bytes:
+            return
+        self._needs_bytes = loaded.memory_bytes
+        try:
+            await self._memory.grow(hold, loaded.memory_bytes)
+        except BaseException:
+            await close_whole([loaded])
             raise
 
     async def _see_through(

@@ -1,7 +1,8 @@
 """The node's memory: who holds how much of the budget, and who makes room for another.
 
 A version reserves what it needs before anything of it is loaded, and gives it back when it is gone;
-a second engine that is to replace its first is counted by itself while there are both.
+if it turns out to take more, there has to be room for that too before it answers anybody. A second
+engine that is to replace its first is counted by itself while there are both.
 If there is too little, versions that may be paged and that nobody is using are asked to leave, the
 longest unused first. If that is not enough either, the version is refused with the figures; one
 that a caller waits for stays in line instead, as long as somebody it could replace is only busy.
@@ -104,12 +105,27 @@ class Memory:
             DoesNotFit: it is not, and with `waits`, it could not be if nobody were busy.
         """
         since_s = self._clock() if waits else None
-        applicant = _Applicant(key, needs_bytes, may_page, since_s)
+        await self._find_room(_Applicant(key, needs_bytes, may_page, since_s))
+        self._holders[key] = _Holder(needs_bytes, may_page, page_out, self._clock())
+
+    async def grow(self, key: Hold, held_bytes: int) -> None:
+        """The version turns out to take more than was counted; returns when there is room for that.
+
+        It does not wait for those who are busy: two who have all that the other waits for would
+        wait for ever.
+
+        Raises:
+            DoesNotFit: there is none; it should not stay.
+        """
+        holder = self._holders[key]
+        holder.held_bytes = held_bytes
+        await self._find_room(_Applicant(key, held_bytes, holder.may_page, None))
+
+    async def _find_room(self, applicant: _Applicant) -> None:
         if self.budget_bytes is not None:
             with self._in_line(applicant):
                 while not self._has_room(applicant, self.budget_bytes):
                     await self._wait(applicant)
-        self._holders[key] = _Holder(needs_bytes, may_page, page_out, self._clock())
 
     def settle(self, key: Hold, held_bytes: int) -> None:
         """The version is loaded, and this is what it takes."""

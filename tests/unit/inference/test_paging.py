@@ -15,7 +15,7 @@ from mesh.infer_stream import DEPTH, answer_stream
 from mesh.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from services.inference.models import version_lifetime
 from services.inference.models.memory import Memory
-from services.inference.models.state import ModelState, ModelStatus
+from services.inference.models.state import Change, ModelState, ModelStatus
 from services.inference.models.table import ModelTable
 from services.inference.models.version_lifetime import VersionLifetime
 from tests.unit.inference.test_placement_watch import assignment
@@ -52,6 +52,8 @@ class Rig:
         self.table.follow_idle(self.memory.notify)
         self.lifetimes: dict[str, VersionLifetime] = {}
         self.opened: dict[str, int] = {}
+        self.models: list[Model] = []
+        self.really_takes: dict[str, int] = {}
         self.announced: list[frozenset[str]] = []
         self.failures: dict[str, str] = {}
         self.tasks: list[asyncio.Task[None]] = []
@@ -59,7 +61,9 @@ class Rig:
     async def open(self, placed: Assignment) -> Model:
         if placed.model in self.failures:
             raise FailedPrecondition(self.failures[placed.model])
-        return Model(placed.model, await self.measure(placed), self.opened)
+        takes = self.really_takes.get(placed.model, await self.measure(placed))
+        self.models.append(Model(placed.model, takes, self.opened))
+        return self.models[-1]
 
     async def measure(self, placed: Assignment) -> int:
         return int(placed.model.partition("-")[2])
@@ -326,3 +330,31 @@ async def test_one_that_is_just_leaving_comes_back_too(rig: Rig) -> None:
     rig.reassign("a-60", may_page=False)  # before it has noticed
     await rig.until(lambda: rig.opened["a-60"] == 2)
     await rig.until(lambda: rig.status("a-60").memory_bytes == 60)
+
+
+async def test_one_that_takes_more_than_was_counted_has_room_made_for_it(rig: Rig) -> None:
+    await rig.placed("a-60")
+    rig.really_takes["b-30"] = 50
+    await rig.placed("b-30")
+    assert rig.status("a-60").reason == "paged out to make room for b-30@1"
+    assert (rig.status("b-30").memory_bytes, rig.opened["b-30"]) == (50, 1)
+    assert (await rig.call("a-60")).name == "a-60"
+    assert (await rig.call("b-30")).name == "b-30"  # and is counted right when it comes back
+    assert rig.opened == {"a-60": 2, "b-30": 2}
+
+
+async def test_one_that_takes_more_than_there_is_is_closed_and_not_loaded_again(rig: Rig) -> None:
+    await rig.placed("a-60", may_page=False)
+    rig.really_takes["b-30"] = 50
+    rig.place("b-30")
+    await rig.until(lambda: "needs" in rig.status("b-30").reason)
+    assert rig.status("b-30").reason == (
+        "b-30@1 needs 50 bytes of memory, and 40 bytes of 100 bytes are free: a-60@1 has 60 bytes"
+    )
+    assert rig.models[-1].is_closed
+    assert "<Memory 60 of 100" in repr(rig.memory)
+    tries = rig.table.changes(rig.status("b-30"))[Change.LOAD_FAILED]
+    await rig.until(lambda: rig.table.changes(rig.status("b-30"))[Change.LOAD_FAILED] > tries)
+    assert rig.opened == {"a-60": 1, "b-30": 1}
+    rig.lifetimes["a-60"].remove()
+    await rig.until(lambda: rig.status("b-30").state is ModelState.READY)
