@@ -33,7 +33,7 @@ from services.inference.llm.standard_graph import OPSETS, StandardForm
 from tests.unit.tensorrt.host_gpu import HostGpu
 from tests.unit.tensorrt.toy_decoder import CONFIG, ToyWeights
 
-pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
 
 ADA = (Architecture(8, 9),)
 FORMS = [
@@ -86,6 +86,11 @@ def test_a_decoder_builds_for_a_gpu_that_is_not_there(
 ) -> None:
     plan = build_plan(library, decoder(form, tmp_path), shapes_of(form).profiles(), ADA)
     assert len(plan) > 100_000
+
+
+def test_float32_is_not_computed_in_ten_bits(library: Library) -> None:
+    config = library.make_config(library.make_builder(), ADA)
+    assert not config.get_flag(tensorrt_rtx.BuilderFlag.TF32)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.inference.backends.tensorrt import engine_file
 from services.inference.backends.tensorrt.engine_file import (
     EngineDamaged,
     EngineKey,
@@ -32,6 +33,16 @@ def engine(tmp_path: Path) -> Path:
     (tmp_path / "plan").write_bytes(PLAN)
     write_engine(tmp_path / "engine", KEY, tmp_path / "plan")
     return tmp_path / "engine"
+
+
+def test_an_engine_that_was_built_another_way_is_not_found(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = KEY.name
+    monkeypatch.setattr(engine_file, "BUILD_VERSION", engine_file.BUILD_VERSION + 1)
+    assert KEY.name != before
+    with pytest.raises(EngineDamaged, match="built for"):
+        read_engine(engine, KEY)
 
 
 def test_a_plan_comes_back(engine: Path) -> None:

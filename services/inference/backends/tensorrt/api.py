@@ -88,6 +88,8 @@ class IBuilderConfig(Protocol):
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int: ...
 
+    def clear_flag(self, flag: Any) -> None: ...
+
 
 class Builder(Protocol):
     """Builds engines."""

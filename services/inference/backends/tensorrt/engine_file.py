@@ -15,6 +15,9 @@ from pathlib import Path
 from services.inference.backends.tensorrt.gpu import Architecture
 from services.inference.graph.compiled_folder import folder_key
 
+BUILD_VERSION = 2
+"""Raised with every change to how engines are built: those of before are built anew."""
+
 FILE = "engine.plan"
 _MAGIC = b"ringmesh-engine/1 "
 _LONGEST_HEADER = 4096
@@ -43,7 +46,7 @@ class EngineKey:
     def parts(self) -> tuple[str, ...]:
         """For the name of the folder that holds the engine."""
         return (
-            "tensorrt",
+            f"tensorrt-{BUILD_VERSION}",
             self.digest,
             self.kind,
             self.flavour,

@@ -108,9 +108,11 @@ class Library:
     ) -> api.IBuilderConfig:
         """How to build: with what an inspector can read, for these architectures.
 
-        The full flavour builds for the GPU of this machine, whatever the targets.
+        The full flavour builds for the GPU of this machine, whatever the targets. Float32 is
+        computed in float32, and not in the ten bits of TF32 that both flavours take by themselves.
         """
         config = builder.create_builder_config()
+        config.clear_flag(self._module.BuilderFlag.TF32)
         config.profiling_verbosity = self._module.ProfilingVerbosity.DETAILED
         if self.flavour is Flavour.RTX and targets:
             rtx = cast("rtx_api.IBuilderConfig", config)
