@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from mesh.deployment import Assignment
+from services.inference.models.engines import close_whole
 from services.inference.models.loaded_model import Key, LoadedModel, remark_of
 from services.inference.models.loading import Beside, Loading, reason_of
 from services.inference.models.memory import Memory
@@ -71,8 +72,10 @@ class Serving:
         if beside.loaded.backend == old.backend:
             # Built, and refused all the same: the GPU may have filled up meanwhile.
             say(remark_of(beside.loaded) or f"stays on {old.backend}")
-            await beside.loaded.close()
-            self._memory.release(beside.hold)
+            try:
+                await close_whole([beside.loaded])
+            finally:
+                self._memory.release(beside.hold)
             return None
         self._hand_over(old, beside)
         return beside.loaded

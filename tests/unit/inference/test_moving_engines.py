@@ -30,6 +30,8 @@ class Engine:
         self.backend = backend
         self.memory_bytes = len(backend)
         self.may_answer = asyncio.Event()
+        self.may_close = asyncio.Event()
+        self.may_close.set()
         self.is_warm = self.is_closed = False
         self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -48,6 +50,7 @@ class Engine:
 
     async def close(self) -> None:
         self.is_closed = True
+        await self.may_close.wait()
 
 
 class Rig:
@@ -297,3 +300,19 @@ async def test_a_second_engine_for_which_there_is_no_room_is_refused_with_figure
     assert (rig.status.state, rig.status.backend) == (ModelState.READY, "cpu")
     rig.lifetime.remove()
     await task
+
+
+async def test_a_second_engine_is_not_counted_any_more_though_its_closing_is_interrupted() -> None:
+    rig = Rig(Memory(6))
+    task = await rig.serving()
+    rig.gpu = Engine("cpu")
+    rig.gpu.may_close.clear()
+    rig.is_built.set()
+    await rig.until(lambda: rig.gpu.is_closed)
+    rig.lifetime.remove()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert "<Memory 6 of 6" in repr(rig.memory)  # it is still there
+    rig.gpu.may_close.set()
+    await task
+    assert "<Memory 0 of 6" in repr(rig.memory)
