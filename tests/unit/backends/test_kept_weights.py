@@ -139,6 +139,25 @@ def test_a_model_is_counted_as_the_backend_keeps_it_that_it_opens_on() -> None:
     assert expected_weights((away,), "auto", "int4", "auto") is None
 
 
+class NeverAsked(OnGpu):
+    """A backend whose library takes seconds and memory to be asked anything."""
+
+    name = "behind"
+
+    def check(self):
+        return Device.CPU
+
+    def kept_weights(self, wanted, compute):
+        raise AssertionError("it will not be opened")
+
+
+def test_a_backend_behind_the_one_that_opens_is_not_asked() -> None:
+    behind = NeverAsked(KeptWeights("bf16", weight_bytes=2))
+    assert expected_weights((CPU, behind), "auto", "int8", "auto") == (
+        CPU.kept_weights("int8", "auto")
+    )
+
+
 async def test_four_bits_on_a_cpu_are_eight_and_the_model_says_so(tmp_path: Path) -> None:
     folder = write_folder("llama", tmp_path / "model")
 
