@@ -60,6 +60,15 @@ class Batcher(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Batcher {self._name} waiting={len(self._queue)} {self._queue!r}>"
 
+    def check_size(self, rows: int, terms: Terms) -> None:
+        """Refuses so many rows before they are made, if they could never wait together.
+
+        Raises:
+            InvalidArgument: there is no such priority, or never room for so many rows.
+        """
+        with self._counting_refusals():
+            self._door.check_size(rows, terms)
+
     async def submit(self, items: Sequence[Item[P]], terms: Terms = ANY_TIME) -> Batched[R]:
         """The results of these rows, in their order.
 
@@ -69,11 +78,8 @@ class Batcher(Generic[P, R]):
             DeadlineTooShort: the rows' turn would come too late.
             DeadlineExceeded: the deadline passed, or the timeout that its level sets.
         """
-        try:
+        with self._counting_refusals():
             call = self._admit(items, terms)
-        except RingmeshError as error:
-            self._meter.count_refused(error.reason)
-            raise
         if not items:
             return call.answer()
         try:
@@ -103,6 +109,14 @@ class Batcher(Generic[P, R]):
             self._runner.give_up("the queue has ended; the node's log has the details")
         finally:
             self._close()
+
+    @contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except RingmeshError as error:
+            self._meter.count_refused(error.reason)
+            raise
 
     def _admit(self, items: Sequence[Item[P]], terms: Terms) -> Call[R]:
         if self._is_closed:

@@ -50,6 +50,18 @@ class Door:
         self._turns = Backlog(_NO_LIMIT, "rows")
         self._run_times = RunTimes()
 
+    def check_size(self, rows: int, terms: Terms) -> None:
+        """Refuses a request of more rows than may ever wait at its level.
+
+        It takes their number alone: a few bytes can ask for more rows than could ever be made.
+        """
+        check_level(terms.priority, self._options.levels)
+        limit = self._limits[self._level_of(terms)]
+        if rows > limit:
+            raise InvalidArgument(
+                f"inputs: {rows} rows are more than the {limit} that may wait", field="inputs"
+            )
+
     def admit(
         self, queue: RowQueue, keys: Sequence[Hashable], terms: Terms, now_s: float
     ) -> Ticket:
@@ -60,9 +72,9 @@ class Door:
             QueueFull: it has none now.
             DeadlineTooShort: they would have to go before they were answered.
         """
-        check_level(terms.priority, self._options.levels)
-        level = terms.priority or self._options.default_priority_level
-        self._check_room(queue, level, len(keys), now_s)
+        self.check_size(len(keys), terms)
+        level = self._level_of(terms)
+        self._rooms[level].check(queue.waiting(level), len(keys), None, now_s)
         ticket = make_ticket(level, self._policies[level], terms, now_s)
         if ticket.expires_s is None:
             self._turns.check(len(queue), len(keys), None, now_s)
@@ -89,13 +101,8 @@ class Door:
         """Rows of this key have been run together, with success."""
         self._run_times.count(key, rows, took_s, ended_s)
 
-    def _check_room(self, queue: RowQueue, level: int, joining: int, now_s: float) -> None:
-        if joining > self._limits[level]:
-            raise InvalidArgument(
-                f"inputs: {joining} rows are more than the {self._limits[level]} that may wait",
-                field="inputs",
-            )
-        self._rooms[level].check(queue.waiting(level), joining, None, now_s)
+    def _level_of(self, terms: Terms) -> int:
+        return terms.priority or self._options.default_priority_level
 
     def _least_s(self, keys: Iterable[Hashable], now_s: float) -> float:
         counts = Counter(keys).items()

@@ -7,6 +7,7 @@ ragged, and what they are padded with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,6 +22,8 @@ Pad = bool | int | float | bytes | str
 
 SMALLEST_STEP = 8
 STEPS_PER_OCTAVE = 4
+MOST_OUT_OF_NOTHING = 1 << 24
+"""Elements that a tensor without any may be padded to: its other axes may have any length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,14 @@ class RaggedAxis:
         return bucket_of(length, self.longest)
 
     def pad(self, tensors: Tensors, length: int) -> Tensors:
-        """The tensors of a request, those that have this axis padded."""
+        """The tensors of a request, those that have this axis padded.
+
+        Raises:
+            InvalidArgument: there are no elements, and would be too many.
+        """
         size = self.padded_length(length)
         return {
-            name: _padded(array, self.inputs[name], size, self.pads.get(name))
+            name: _padded(name, array, self.inputs[name], size, self.pads.get(name))
             if name in self.inputs
             else array
             for name, array in tensors.items()
@@ -78,11 +85,13 @@ def refuse(name: str, problem: str) -> InvalidArgument:
     return InvalidArgument(f"{place}: {problem}", field=place)
 
 
-def _padded(array: Array, axis: int, size: int, pad: Pad | None) -> Array:
+def _padded(name: str, array: Array, axis: int, size: int, pad: Pad | None) -> Array:
     if array.shape[axis] == size:
         return array
     fill = (b"" if array.dtype == object else 0) if pad is None else pad
     shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
+    if not array.size and math.prod(shape) > MOST_OUT_OF_NOTHING:
+        raise refuse(name, f"has no elements, and {math.prod(shape)} once its axes are padded")
     padded: Array = np.full(shape, fill, array.dtype)
     padded[(*[slice(None)] * axis, slice(array.shape[axis]))] = array
     return padded

@@ -11,7 +11,7 @@ no engine; `stacked` makes a batcher's `Run` of one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,25 @@ class TensorRow:
     lengths: tuple[int, ...] = ()
 
 
+def count_rows(shapes: Mapping[str, Sequence[int]]) -> int:
+    """How many rows tensors of these shapes have, by their names.
+
+    It costs nothing, and should come first: without elements there may be any number of rows.
+
+    Raises:
+        InvalidArgument: they do not agree on it.
+    """
+    first, expected = "", -1
+    for name, shape in shapes.items():
+        if not shape:
+            raise refuse(name, "has no axis of rows")
+        if not first:
+            first, expected = name, shape[0]
+        if shape[0] != expected:
+            raise refuse(name, f"has {shape[0]} rows, but inputs.{first} has {expected}")
+    return expected
+
+
 def cut(tensors: Tensors, ragged: Sequence[RaggedAxis] = ()) -> list[Item[TensorRow]]:
     """The rows of a request, for a batcher.
 
@@ -37,7 +56,7 @@ def cut(tensors: Tensors, ragged: Sequence[RaggedAxis] = ()) -> list[Item[Tensor
         InvalidArgument: the tensors do not agree on how many rows there are, or on the length of a
             ragged axis; or that is more than the model takes.
     """
-    count = _rows_of(tensors)
+    count = count_rows({name: array.shape for name, array in tensors.items()})
     lengths = tuple(axis.length_in(tensors) for axis in ragged)
     for axis, length in zip(ragged, lengths, strict=True):
         tensors = axis.pad(tensors, length)
@@ -94,18 +113,6 @@ def stacked(
         return Ran(results, stacked_ns - began_ns, time.monotonic_ns() - inferred_ns)
 
     return run
-
-
-def _rows_of(tensors: Tensors) -> int:
-    first, expected = "", -1
-    for name, array in tensors.items():
-        if not array.ndim:
-            raise refuse(name, "has no axis of rows")
-        if not first:
-            first, expected = name, array.shape[0]
-        if array.shape[0] != expected:
-            raise refuse(name, f"has {array.shape[0]} rows, but inputs.{first} has {expected}")
-    return expected
 
 
 def _key_of(tensors: Tensors) -> Hashable:

@@ -91,6 +91,7 @@ class TextModel:
     async def infer(self, inputs: tuple[Tensor, ...], terms: Terms) -> TensorAnswer:
         """What the model makes of each text; `prompt_tokens` counts what it read."""
         (text,) = inputs
+        self._batcher.check_size(text.shape[0], terms)
         rows = await self._tokenize(text)
         batched = await self._encode(rows, terms)
         vectors = np.empty((len(rows), self._encoder.dimensions), np.float32)

@@ -7,7 +7,7 @@ runs as it is. Either way the manifest's `instances` run at once.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from services.inference.backends.backend import GraphTensor
 from services.inference.batching.batcher import Batcher
 from services.inference.batching.ragged import Tensors
 from services.inference.batching.run import Item
-from services.inference.batching.stack import TensorRow, cut, join
+from services.inference.batching.stack import TensorRow, count_rows, cut, join
 from services.inference.batching.terms import ANY_TIME, Terms
 from services.inference.models.tensor_model import TensorAnswer
 from services.inference.models.timing import Timing
@@ -30,10 +30,14 @@ from services.inference.tensor_graph.loaded_graph import LoadedGraph
 from services.inference.tensor_graph.texts import as_bytes, read_array
 
 Answer = tuple[Tensors, Timing]
+Shapes = Mapping[str, Sequence[int]]
 
 
 class Answerer(Protocol):
     """How requests get to the graph."""
+
+    def check_size(self, shapes: Shapes, terms: Terms) -> None:
+        """Refuses inputs of these shapes if they are more than could ever wait."""
 
     async def answer(self, tensors: Tensors, terms: Terms) -> Answer:
         """The outputs for these inputs."""
@@ -48,6 +52,10 @@ class RowAnswerer:
     def __init__(self, batcher: Batcher[TensorRow, Tensors], graph: LoadedGraph) -> None:
         self._batcher = batcher
         self._graph = graph
+
+    def check_size(self, shapes: Shapes, terms: Terms) -> None:
+        """Refuses more rows than could ever wait, before they are made."""
+        self._batcher.check_size(count_rows(shapes), terms)
 
     async def answer(self, tensors: Tensors, terms: Terms) -> Answer:
         """What the rows get, put together again."""
@@ -67,6 +75,9 @@ class RequestAnswerer:
 
     def __init__(self, batcher: Batcher[Tensors, Tensors]) -> None:
         self._batcher = batcher
+
+    def check_size(self, shapes: Shapes, terms: Terms) -> None:
+        """Refuses nothing: a request is one, whatever its shapes."""
 
     async def answer(self, tensors: Tensors, terms: Terms) -> Answer:
         """What the graph gives for it."""
@@ -110,6 +121,7 @@ class GraphModel:
 
     async def infer(self, inputs: tuple[Tensor, ...], terms: Terms) -> TensorAnswer:
         """The graph's outputs."""
+        self._answerer.check_size({tensor.name: tensor.shape for tensor in inputs}, terms)
         tensors = {tensor.name: read_array(tensor) for tensor in inputs}
         outputs, timing = await self._answerer.answer(tensors, terms)
         specs = self.signature.outputs

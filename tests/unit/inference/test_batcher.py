@@ -287,6 +287,12 @@ async def test_more_rows_than_the_queue_ever_takes_are_refused(model: Model) -> 
     async with opened(model, max_rows=3) as batcher:
         with pytest.raises(InvalidArgument, match="4 rows are more than the 3 that may wait"):
             await batcher.submit(items(2, 3, 4, 5))
+        batcher.check_size(3, Terms())
+        with pytest.raises(InvalidArgument, match="4 rows are more than the 3 that may wait"):
+            batcher.check_size(4, Terms())
+        with pytest.raises(InvalidArgument, match="no priority levels"):
+            batcher.check_size(1, Terms(priority=1))
+    assert model.metric("queue_refused_total", reason="INVALID_ARGUMENT") == 3
 
 
 async def test_what_was_run_is_counted(model: Model) -> None:

@@ -18,6 +18,7 @@ from services.inference.batching.run import Item
 from services.inference.batching.stack import (
     TensorRow,
     Tensors,
+    count_rows,
     cut,
     join,
     split,
@@ -118,6 +119,20 @@ def test_padding_is_what_the_model_declares(array: np.ndarray[Any, Any]) -> None
     for row in cut({"x": array}, [axis]):
         assert row.payload.tensors["x"].shape == (1, 8)
         assert (row.payload.tensors["x"][:, 5:] == -1).all()
+
+
+def test_rows_are_counted_by_their_shapes_alone() -> None:
+    assert count_rows({"x": (10**12, 0), "y": (10**12,)}) == 10**12
+    with pytest.raises(InvalidArgument, match=r"inputs\.y: has 2 rows, but inputs\.x has 3"):
+        count_rows({"x": (3, 0), "y": (2,)})
+
+
+def test_padding_does_not_make_much_out_of_nothing() -> None:
+    axis = RaggedAxis(inputs={"x": 1})
+    (row,) = cut({"x": np.empty((1, 0, 100), "<f4")}, [axis])
+    assert row.payload.tensors["x"].shape == (1, 8, 100)
+    with pytest.raises(InvalidArgument, match=r"inputs\.x: has no elements, and 8000000000000"):
+        cut({"x": np.empty((1, 0, 10**12), "<f4")}, [axis])
 
 
 def test_the_engine_gets_one_batch_and_times_are_told() -> None:

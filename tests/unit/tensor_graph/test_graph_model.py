@@ -1,0 +1,110 @@
+"""A graph as a model: what its callers may ask of it, over an engine of numpy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from mesh.batching_options import BatchingOptions
+from mesh.deployment import VersionSpec
+from mesh.errors import InvalidArgument
+from mesh.manifest import Manifest
+from mesh.tensor import Array, Tensor
+from services.inference.backends.backend import GraphTensor
+from services.inference.backends.choice import Opening
+from services.inference.backends.instance_group import InstanceGroup
+from services.inference.batching.batcher import open_batcher
+from services.inference.batching.metrics import BatchingMetrics
+from services.inference.batching.ragged import RaggedAxis, Tensors
+from services.inference.batching.terms import ANY_TIME
+from services.inference.models.tensor_model import Signature
+from services.inference.tensor_graph.company import Company
+from services.inference.tensor_graph.loaded_graph import LoadedGraph
+from services.inference.tensor_graph.model import GraphModel, RowAnswerer
+from services.inference.tensor_graph.signature import make_signature
+
+
+class Numpy:
+    """An engine that computes `y` from `x`."""
+
+    is_concurrent = True
+    memory_bytes = 0
+
+    def __init__(self, compute: Callable[[Array], Array], x: GraphTensor) -> None:
+        self.compute = compute
+        self.inputs = (x,)
+        self.outputs = (GraphTensor("y", x.datatype, x.shape),)
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        return [self.compute(inputs["x"]) for _ in outputs]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def graph_of(runner: Numpy, batching: BatchingOptions, *ragged: RaggedAxis) -> LoadedGraph:
+    signature: Signature = make_signature(
+        "numpy", runner.inputs, runner.outputs, rankless=(), batching=batching, labels={}
+    )
+    group = InstanceGroup((runner,))
+    return LoadedGraph(group, Opening("numpy"), signature, ragged, Company.ANY)
+
+
+@asynccontextmanager
+async def opened(
+    runner: Numpy,
+    *ragged: RaggedAxis,
+    sample: Tensors | None = None,
+    max_rows: int = 100,
+    warm_up: Sequence[Any] = (),
+    **options: Any,
+) -> AsyncIterator[GraphModel]:
+    batching = BatchingOptions(**options)
+    manifest = Manifest.model_validate(
+        {"name": "g", "task": "tensor", "format": "onnx", "warm_up": list(warm_up)}
+    )
+    spec = VersionSpec(version=1, digest="0" * 64, manifest=manifest, files=())
+    graph = graph_of(runner, batching, *ragged)
+    meter = BatchingMetrics(CollectorRegistry()).meter("g", 1)
+    async with AsyncExitStack() as stack:
+        batcher = await stack.enter_async_context(
+            open_batcher("g", graph.row_runs, batching, meter, max_rows=max_rows)
+        )
+        answerer = RowAnswerer(batcher, graph)
+        yield GraphModel(spec, graph, answerer, sample, "", lifetime=AsyncExitStack())
+
+
+def doubling(datatype: str = "FP32", shape: tuple[int, ...] = (-1, -1)) -> Numpy:
+    return Numpy(lambda x: x + x, GraphTensor("x", datatype, shape))
+
+
+def numbers(*shape: int) -> Tensor:
+    return Tensor("x", "FP32", shape, np.ones(shape, "<f4").tobytes())
+
+
+MANY = 10**12
+TOO_MANY = f"inputs: {MANY} rows are more than the 100 that may wait"
+
+
+@pytest.mark.parametrize("ragged", [(), (RaggedAxis({"x": 1}, {"y": 1}),)])
+async def test_rows_without_elements_are_counted_before_they_are_made(
+    ragged: tuple[RaggedAxis, ...],
+) -> None:
+    async with opened(doubling(), *ragged) as model:
+        with pytest.raises(InvalidArgument, match=TOO_MANY) as refused:
+            await model.infer((Tensor("x", "FP32", (MANY, 0), b""),), ANY_TIME)
+        assert refused.value.metadata["field"] == "inputs"
+        outputs = (await model.infer((numbers(100, 1),), ANY_TIME)).outputs
+        assert outputs[0].shape == (100, 1)
+
+
+async def test_texts_are_counted_before_they_are_read() -> None:
+    async with opened(doubling("BYTES")) as model:
+        asked = Tensor("x", "BYTES", (MANY, 1), b"\x01\x00\x00\x00\xff")
+        with pytest.raises(InvalidArgument, match=TOO_MANY):
+            await model.infer((asked,), ANY_TIME)
