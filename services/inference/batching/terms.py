@@ -15,16 +15,20 @@ class Terms:
     """The caller's deadline, on the monotonic clock, and what its request says of its own turn.
 
     Nobody waits for an answer after the deadline. What becomes of a request after its `timeout_s`
-    is the model's queue policy to say; priority 0 stands for the model's default.
+    is the model's queue policy to say; priority 0 stands for the model's default. With `is_own` it
+    is no caller's but the node's: no policy applies, and it goes before theirs.
     """
 
     deadline_s: float | None = None
     priority: int = 0
     timeout_s: float | None = None
+    is_own: bool = False
 
 
 ANY_TIME = Terms()
 """No hurry, and nothing special."""
+OWN = Terms(is_own=True)
+"""A warm-up, or a probe of the engine: limits that are there for callers say nothing about it."""
 
 
 def check_level(priority: int, levels: range) -> None:

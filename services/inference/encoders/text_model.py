@@ -23,7 +23,7 @@ from mesh.tensor import Tensor
 from services.inference.batching.batcher import Batcher, open_batcher
 from services.inference.batching.call import Batched
 from services.inference.batching.run import Item
-from services.inference.batching.terms import ANY_TIME, Terms
+from services.inference.batching.terms import OWN, Terms
 from services.inference.encoders.bert_config import BertConfig
 from services.inference.encoders.bert_encoder import (
     BertEncoder,
@@ -107,13 +107,13 @@ class TextModel:
         """A short row, and the largest batch: the engine has its memory then."""
         await answer_declared(self, self._manifest.warm_up)
         longest = (0,) * self._encoder.max_tokens
-        await self._encode([longest[:8]], ANY_TIME)
-        await self._encode([longest] * self._largest_batch(), ANY_TIME)
+        await self._encode([longest[:8]], OWN)
+        await self._encode([longest] * self._largest_batch(), OWN)
 
     async def broken(self) -> str:
         """Returns when the engine can do no more, and says why."""
         short = (0,) * min(8, self._encoder.max_tokens)
-        return await self._batcher.broken(lambda: self._encode([short], ANY_TIME))
+        return await self._batcher.broken(lambda: self._encode([short], OWN))
 
     async def close(self) -> None:
         """Ends the queue, then the engine."""

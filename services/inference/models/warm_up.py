@@ -17,7 +17,7 @@ from mesh.manifest import WarmUpRequest
 from mesh.tensor import Array, Tensor, encode_raw, float32_to_bf16, json_to_raw
 from mesh.tensor.raw import find_datatype
 from mesh.warm_up_options import WarmUpTensor
-from services.inference.batching.terms import ANY_TIME, Terms
+from services.inference.batching.terms import OWN, Terms
 from services.inference.models.tensor_model import Signature, TensorAnswer
 from services.inference.oip.request import check_inputs
 
@@ -48,7 +48,7 @@ async def answer_declared(model: Warmable, requests: Sequence[WarmUpRequest] | N
             tensors = make_inputs(request.inputs)
             check_inputs(tensors, model.signature, model.name)
             for _ in range(request.count):
-                await model.infer(tensors, ANY_TIME)
+                await model.infer(tensors, OWN)
         except RingmeshError as error:
             raise FailedPrecondition(f"warm_up.{place} failed: {error.message}") from error
 

@@ -22,7 +22,7 @@ from services.inference.batching.batcher import Batcher
 from services.inference.batching.ragged import Tensors
 from services.inference.batching.run import Item
 from services.inference.batching.stack import TensorRow, count_rows, cut, join
-from services.inference.batching.terms import ANY_TIME, Terms
+from services.inference.batching.terms import OWN, Terms
 from services.inference.models.tensor_model import TensorAnswer
 from services.inference.models.timing import Timing
 from services.inference.models.warm_up import answer_declared
@@ -142,7 +142,7 @@ class GraphModel:
         """Asks for what it could do when it was opened."""
         if self._sample is None:
             raise Internal("run after run fails")
-        await self._answerer.answer(self._sample, ANY_TIME)
+        await self._answerer.answer(self._sample, OWN)
 
     async def close(self) -> None:
         """Ends the queue, then the engine."""

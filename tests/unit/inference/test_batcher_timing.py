@@ -20,7 +20,7 @@ from services.inference.batching.door import Door
 from services.inference.batching.metrics import BatchingMetrics
 from services.inference.batching.run import Item, Ran
 from services.inference.batching.runner import Instance
-from services.inference.batching.terms import Terms
+from services.inference.batching.terms import OWN, Terms
 from tests.unit.inference.virtual_time import HeldExecutor, run_virtually, settle
 
 
@@ -203,6 +203,17 @@ async def test_a_timeout_fails_a_request_where_the_policy_says_reject() -> None:
             with pytest.raises(DeadlineExceeded):
                 await task
         await engine.finish()
+
+
+@virtually
+async def test_no_timeout_of_callers_ends_what_the_node_asks_itself() -> None:
+    policy = QueuePolicy(max_queue_rows=1, default_timeout_ms=100)
+    async with engine_with(default_queue_policy=policy) as engine:
+        asked = asyncio.create_task(engine.batcher.submit([Item(5, "k"), Item(6, "k")], OWN))
+        await settle()
+        await asyncio.sleep(1)
+        await engine.work_off()
+        assert (await asked).results == [10, 12]
 
 
 @virtually

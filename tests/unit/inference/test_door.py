@@ -10,7 +10,7 @@ from services.inference.batching.batch import Row
 from services.inference.batching.door import Door, Ticket, make_ticket
 from services.inference.batching.row_queue import RowQueue
 from services.inference.batching.run_times import REMEMBERED_S, RunTimes
-from services.inference.batching.terms import Terms
+from services.inference.batching.terms import OWN, Terms
 
 OPTIONS = BatchingOptions(
     priority_levels=3,
@@ -123,6 +123,17 @@ def test_a_timeout_that_rejects_is_held_against_the_pace_as_a_deadline_is() -> N
     door.count_run("k", 1, took_s=1.0, ended_s=10.0)
     with pytest.raises(DeadlineTooShort):
         door.admit(queue_of(), "k", Terms(timeout_s=0.5), 11.0)
+
+
+def test_no_limit_of_callers_applies_to_the_nodes_own() -> None:
+    policy = QueuePolicy(max_queue_rows=2, default_timeout_ms=100)
+    options = OPTIONS.model_copy(update={"priority_queue_policy": {1: policy, 2: policy}})
+    door = Door(options, 4, 1)
+    door.count_run("k", 1, took_s=9.0, ended_s=1.0)
+    door.check_size(9, OWN)
+    assert door.admit(queue_of(1, 1), "k" * 9, OWN, 1.0) == Ticket(1)
+    with pytest.raises(QueueFull):
+        door.admit(queue_of(1, 1), "k", Terms(priority=1), 1.0)
 
 
 DELAY = QueuePolicy(timeout_action="DELAY", default_timeout_ms=2000)

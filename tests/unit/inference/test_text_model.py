@@ -86,3 +86,11 @@ async def test_each_text_gets_what_the_engine_makes_of_it() -> None:
         asked = Tensor("text", "BYTES", (2,), b"\x03\x00\x00\x00a b\x01\x00\x00\x00a")
         (vectors,) = (await model.infer((asked,), ANY_TIME)).outputs
     assert np.frombuffer(vectors.raw, "<f4").tolist() == [2, 1]
+
+
+async def test_the_callers_queue_policy_does_not_apply_to_the_warm_up() -> None:
+    engine = Lengths()
+    policy = {"max_queue_rows": 2, "default_timeout_ms": 0.000001}
+    async with opened(engine, max_batch_size=8, default_queue_policy=policy) as model:
+        await model.warm_up()
+    assert engine.shapes == [(1, 8), (8, 16)]

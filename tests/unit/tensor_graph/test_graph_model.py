@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from mesh.batching_options import BatchingOptions
+from mesh.batching_options import BatchingOptions, QueuePolicy
 from mesh.deployment import VersionSpec
 from mesh.errors import InvalidArgument
 from mesh.manifest import Manifest
 from mesh.tensor import Array, Tensor
-from services.inference.backends.backend import GraphTensor
+from services.inference.backends.backend import BackendFailed, GraphTensor
 from services.inference.backends.choice import Opening
+from services.inference.backends.health import FAILURES_IN_A_ROW
 from services.inference.backends.instance_group import InstanceGroup
 from services.inference.batching.batcher import open_batcher
 from services.inference.batching.metrics import BatchingMetrics
@@ -83,8 +85,8 @@ def doubling(datatype: str = "FP32", shape: tuple[int, ...] = (-1, -1)) -> Numpy
     return Numpy(lambda x: x + x, GraphTensor("x", datatype, shape))
 
 
-def numbers(*shape: int) -> Tensor:
-    return Tensor("x", "FP32", shape, np.ones(shape, "<f4").tobytes())
+def numbers(*shape: int, value: float = 1) -> Tensor:
+    return Tensor("x", "FP32", shape, np.full(shape, value, "<f4").tobytes())
 
 
 MANY = 10**12
@@ -108,3 +110,42 @@ async def test_texts_are_counted_before_they_are_read() -> None:
         asked = Tensor("x", "BYTES", (MANY, 1), b"\x01\x00\x00\x00\xff")
         with pytest.raises(InvalidArgument, match=TOO_MANY):
             await model.infer((asked,), ANY_TIME)
+
+
+POLICY = QueuePolicy(max_queue_rows=2, default_timeout_ms=0.000001)
+WARM_UP = {"inputs": {"x": {"datatype": "FP32", "shape": [8, 1]}}}
+
+
+async def test_the_callers_queue_policy_does_not_apply_to_the_warm_up() -> None:
+    async with opened(doubling(), warm_up=[WARM_UP], default_queue_policy=POLICY) as model:
+        await model.warm_up()
+
+
+class Poisoned:
+    """Doubles numbers but 13; once it is out of order, nothing."""
+
+    def __init__(self) -> None:
+        self.error: Exception = BackendFailed("cannot be computed")
+        self.is_broken = False
+
+    def __call__(self, x: Array) -> Array:
+        if self.is_broken or (x == 13).any():
+            raise self.error
+        return x + x
+
+
+async def fail(model: GraphModel, times: int = FAILURES_IN_A_ROW) -> None:
+    for _ in range(times):
+        with pytest.raises(BackendFailed):
+            await model.infer((numbers(1, 1, value=13),), ANY_TIME)
+
+
+async def test_the_callers_queue_policy_does_not_apply_to_the_probe() -> None:
+    engine, sample = Poisoned(), {"x": np.ones((8, 1), "<f4")}
+    policy = QueuePolicy(max_queue_rows=2)
+    x = GraphTensor("x", "FP32", (-1, -1))
+    async with opened(Numpy(engine, x), sample=sample, default_queue_policy=policy) as model:
+        engine.is_broken = True
+        await fail(model)
+        async with asyncio.timeout(10):
+            assert "in a row" in await model.broken()
