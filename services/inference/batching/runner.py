@@ -7,6 +7,7 @@ gives what it would have given. It is bounded: a batch of n rows costs n further
 
 Runs that fail one after the other may still be the doing of what is asked. So they only raise a
 suspicion; whether the engine is broken shows when it fails at something that it has done before.
+An engine that says itself that it is lost is believed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Generic, TypeVar
 
 from mesh.errors import Internal, InvalidArgument, RingmeshError
 from mesh.logs import get_logger
+from services.inference.backends.backend import BackendLost
 from services.inference.backends.health import EngineBroken, EngineHealth
 from services.inference.batching.call import Call, Waiting
 from services.inference.batching.door import Door
@@ -72,7 +74,7 @@ class Runner(Generic[P, R]):
                 self._fail(call, error)
 
     async def broken(self, probe: Callable[[], Awaitable[object]]) -> str:
-        """Returns when run after run has failed, and `probe` too; says why."""
+        """Returns when the engine is lost, or fails run after run and at `probe`; says why."""
         while True:
             await self._suspected.wait()
             self._suspected.clear()
@@ -122,6 +124,7 @@ class Runner(Generic[P, R]):
             self._health.fail(error)
         except EngineBroken as broken:
             self._suspicion = broken.message
+            self._is_given_up |= isinstance(error, BackendLost)  # no probe is needed to see that
             self._suspected.set()
 
 

@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 
 from mesh.deployment import VersionSpec
-from mesh.errors import Internal
 from mesh.tensor import Tensor, encode_raw
 from mesh.tensor.raw import find_datatype
 from services.inference.backends.backend import GraphTensor
@@ -90,7 +89,10 @@ class RequestAnswerer:
 
 
 class GraphModel:
-    """One version of such a model."""
+    """One version of such a model.
+
+    `sample` are inputs that the graph takes; where none could be made up, the first that it took.
+    """
 
     def __init__(
         self,
@@ -124,6 +126,9 @@ class GraphModel:
         self._answerer.check_size({tensor.name: tensor.shape for tensor in inputs}, terms)
         tensors = {tensor.name: read_array(tensor) for tensor in inputs}
         outputs, timing = await self._answerer.answer(tensors, terms)
+        # A broken engine may still answer inputs that hold nothing: they prove nothing of it.
+        if self._sample is None and all(array.size for array in tensors.values()):
+            self._sample = tensors
         specs = self.signature.outputs
         return TensorAnswer(
             outputs=tuple(_write(spec.name, spec.datatype, outputs) for spec in specs),
@@ -139,10 +144,9 @@ class GraphModel:
         return await self._answerer.broken(self._probe)
 
     async def _probe(self) -> None:
-        """Asks for what it could do when it was opened."""
-        if self._sample is None:
-            raise Internal("run after run fails")
-        await self._answerer.answer(self._sample, OWN)
+        """Asks for what it could do; where it never did anything, failures say nothing of it."""
+        if self._sample is not None:
+            await self._answerer.answer(self._sample, OWN)
 
     async def close(self) -> None:
         """Ends the queue, then the engine."""

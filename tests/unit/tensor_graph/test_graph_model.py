@@ -16,7 +16,7 @@ from mesh.deployment import VersionSpec
 from mesh.errors import InvalidArgument
 from mesh.manifest import Manifest
 from mesh.tensor import Array, Tensor
-from services.inference.backends.backend import BackendFailed, GraphTensor
+from services.inference.backends.backend import BackendFailed, BackendLost, GraphTensor
 from services.inference.backends.choice import Opening
 from services.inference.backends.health import FAILURES_IN_A_ROW
 from services.inference.backends.instance_group import InstanceGroup
@@ -27,7 +27,12 @@ from services.inference.batching.terms import ANY_TIME
 from services.inference.models.tensor_model import Signature
 from services.inference.tensor_graph.company import Company
 from services.inference.tensor_graph.loaded_graph import LoadedGraph
-from services.inference.tensor_graph.model import GraphModel, RowAnswerer
+from services.inference.tensor_graph.model import (
+    Answerer,
+    GraphModel,
+    RequestAnswerer,
+    RowAnswerer,
+)
 from services.inference.tensor_graph.signature import make_signature
 
 
@@ -64,6 +69,7 @@ async def opened(
     sample: Tensors | None = None,
     max_rows: int = 100,
     warm_up: Sequence[Any] = (),
+    by_row: bool = True,
     **options: Any,
 ) -> AsyncIterator[GraphModel]:
     batching = BatchingOptions(**options)
@@ -74,10 +80,13 @@ async def opened(
     graph = graph_of(runner, batching, *ragged)
     meter = BatchingMetrics(CollectorRegistry()).meter("g", 1)
     async with AsyncExitStack() as stack:
-        batcher = await stack.enter_async_context(
-            open_batcher("g", graph.row_runs, batching, meter, max_rows=max_rows)
-        )
-        answerer = RowAnswerer(batcher, graph)
+        answerer: Answerer
+        if by_row:
+            rows = open_batcher("g", graph.row_runs, batching, meter, max_rows=max_rows)
+            answerer = RowAnswerer(await stack.enter_async_context(rows), graph)
+        else:
+            requests = open_batcher("g", graph.request_runs, batching, meter, max_rows=max_rows)
+            answerer = RequestAnswerer(await stack.enter_async_context(requests))
         yield GraphModel(spec, graph, answerer, sample, "", lifetime=AsyncExitStack())
 
 
@@ -129,7 +138,7 @@ class Poisoned:
         self.is_broken = False
 
     def __call__(self, x: Array) -> Array:
-        if self.is_broken or (x == 13).any():
+        if (self.is_broken and x.size) or (x == 13).any():
             raise self.error
         return x + x
 
@@ -149,3 +158,36 @@ async def test_the_callers_queue_policy_does_not_apply_to_the_probe() -> None:
         await fail(model)
         async with asyncio.timeout(10):
             assert "in a row" in await model.broken()
+
+
+async def test_callers_cannot_close_a_model_that_has_not_run_yet() -> None:
+    async with opened(Numpy(Poisoned(), GraphTensor("x", "FP32", (-1, -1)))) as model:
+        broken = asyncio.create_task(model.broken())
+        await fail(model, 2 * FAILURES_IN_A_ROW)
+        await model.infer((numbers(0, 1),), ANY_TIME)  # of which nothing is computed: no sample
+        await fail(model)
+        await model.infer((numbers(1, 1),), ANY_TIME)
+        assert not broken.done()
+        broken.cancel()
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+async def test_an_engine_without_a_sample_is_tried_with_what_ran_first(by_row: bool) -> None:
+    engine = Poisoned()
+    x = GraphTensor("x", "FP32", (-1, -1))
+    async with opened(Numpy(engine, x), by_row=by_row) as model:
+        await model.infer((numbers(0, 1),), ANY_TIME)
+        await model.infer((numbers(2, 1),), ANY_TIME)
+        engine.is_broken = True
+        await fail(model)
+        async with asyncio.timeout(10):
+            assert "in a row" in await model.broken()
+
+
+async def test_an_engine_that_is_lost_is_broken_without_any_trial() -> None:
+    engine = Poisoned()
+    engine.error = BackendLost("no such device")
+    async with opened(Numpy(engine, GraphTensor("x", "FP32", (-1, -1)))) as model:
+        await fail(model, 1)
+        async with asyncio.timeout(10):
+            assert await model.broken() == "the engine is lost: no such device"
