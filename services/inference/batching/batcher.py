@@ -53,6 +53,7 @@ class Batcher(Generic[P, R]):
         self._queue = RowQueue()
         self._waiting: dict[int, Waiting[P, R]] = {}
         self._arrivals = 0
+        self._free = len(instances)
         self._changed = asyncio.Event()
         self._runner: Runner[P, R] = Runner(name, door, self._fail)
         self._is_closed = False
@@ -123,11 +124,20 @@ class Batcher(Generic[P, R]):
             raise _unloading()
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        ticket = self._door.admit(self._queue, [item.key for item in items], terms, now_s)
+        keys, is_free = [item.key for item in items], self._is_free_for(items)
+        ticket = self._door.admit(self._queue, keys, terms, now_s, is_free=is_free)
         call: Call[R] = Call(ticket, loop.create_future())
         call.numbers = [self._enqueue(item, call, now_s) for item in items]
         self._changed.set()
         return call
+
+    def _is_free_for(self, items: Sequence[Item[P]]) -> bool:
+        """Whether an instance is, for all that wait and these, as one batch."""
+        kinds = {(item.key, item.width) for item in items}
+        if not self._free or len(kinds) != 1 or not self._queue.has_only(kinds):
+            return False
+        ((_, width),) = kinds
+        return len(self._queue) + len(items) <= self._limits.rows_of(width)
 
     def _enqueue(self, item: Item[P], call: Call[R], now_s: float) -> int:
         self._arrivals += 1
@@ -196,6 +206,7 @@ class Batcher(Generic[P, R]):
         batch = [self._waiting.pop(number) for number in numbers]
         for number in numbers:
             self._queue.remove(number)
+        self._free -= 1
         try:
             self._begin(batch)
             await self._runner.run(instance, batch)
@@ -203,6 +214,8 @@ class Batcher(Generic[P, R]):
             for waiting in batch:
                 self._fail(waiting.call, _unloading())
             raise
+        finally:
+            self._free += 1
         self._door.count_departures(waiting.call.ticket.level for waiting in batch)
 
     def _begin(self, batch: Sequence[Waiting[P, R]]) -> None:

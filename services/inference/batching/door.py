@@ -63,9 +63,18 @@ class Door:
             )
 
     def admit(
-        self, queue: RowQueue, keys: Sequence[Hashable], terms: Terms, now_s: float
+        self,
+        queue: RowQueue,
+        keys: Sequence[Hashable],
+        terms: Terms,
+        now_s: float,
+        *,
+        is_free: bool = False,
     ) -> Ticket:
         """Lets rows of these keys join the queue on these terms, or says why not.
+
+        Where an instance `is_free` for all that wait and these, they wait for company alone, and
+        not for a turn: that is no backlog, and time spent so says nothing about the pace.
 
         Raises:
             InvalidArgument: there is no such level, or it never has room for so many.
@@ -79,8 +88,9 @@ class Door:
         else:
             self._rooms[level].check(queue.waiting(level), len(keys), None, now_s)
             ticket = make_ticket(level, self._policies[level], terms, now_s)
+        backlog = 0 if is_free else len(queue)
         if ticket.expires_s is None:
-            self._turns.check(len(queue), len(keys), None, now_s)
+            self._turns.check(backlog, len(keys), None, now_s)
             return ticket
         least_s = self._least_s(keys, now_s)
         spare_s = ticket.expires_s - now_s - least_s
@@ -89,8 +99,8 @@ class Door:
                 "the deadline passes before an answer could be made: "
                 f"that takes {least_s * 1000:.1f} ms"
             )
-        turn_s, ahead = now_s + spare_s, queue.ahead(level)
-        self._turns.check(len(queue), len(keys), turn_s, now_s, ahead=ahead)
+        turn_s, ahead = now_s + spare_s, min(backlog, queue.ahead(level))
+        self._turns.check(backlog, len(keys), turn_s, now_s, ahead=ahead)
         return replace(ticket, hurries_s=now_s + spare_s / 2)
 
     def count_departures(self, levels: Iterable[int]) -> None:

@@ -7,7 +7,7 @@ one batch, so that its cost does not grow with the length of the queue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 
 from services.inference.batching.batch import Lane, Row
 
@@ -70,6 +70,10 @@ class RowQueue:
         for kind, lanes in self._kinds.items():
             ordered = sorted(lanes.items(), key=_place_of)
             yield [Lane(*place, rows, (kind, place) in urgent) for place, rows in ordered]
+
+    def has_only(self, kinds: Container[tuple[Hashable, int]]) -> bool:
+        """Whether no row waits of another kind: another key and width."""
+        return all(kind in kinds for kind in self._kinds)
 
     def waiting(self, level: int) -> int:
         """How many rows wait at a level, in time or late."""

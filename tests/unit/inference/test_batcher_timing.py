@@ -189,6 +189,22 @@ async def test_a_deadline_that_the_measured_pace_cannot_meet_is_refused_at_once(
 
 
 @virtually
+async def test_those_who_wait_for_company_are_nobodys_backlog() -> None:
+    async with engine_with(max_batch_size=32, max_queue_delay_ms=200) as engine:
+        asked, ran_ms = [], 0
+        for tick_ms in range(400):
+            if tick_ms % 10 == 0:  # the first are patient, so that many wait
+                hurry = {} if tick_ms < 340 else {"deadline_s": engine.now_s() + 0.1}
+                asked.append(await engine.start(tick_ms, **hurry))
+            ran_ms = ran_ms + 1 if engine.executor.jobs else 0
+            if ran_ms == 30:  # how long a run takes
+                await engine.finish()
+            await asyncio.sleep(0.001)
+        await engine.work_off()
+        assert [(await task).results for task in asked] == [[20 * n] for n in range(40)]
+
+
+@virtually
 async def test_a_timeout_fails_a_request_where_the_policy_says_reject() -> None:
     async with engine_with(default_queue_policy=QueuePolicy(default_timeout_ms=200)) as engine:
         await engine.start(1, 2, 3, 4)

@@ -70,6 +70,16 @@ def test_a_full_level_tells_its_own_drain_rate(door: Door) -> None:
     assert full.value.retry_after_s == 2.0
 
 
+def test_those_who_wait_for_company_alone_do_not_count_against_a_deadline(door: Door) -> None:
+    door.admit(queue_of(), "k", Terms(priority=1), 0.0)
+    door.count_departures([1] * 10)
+    company = queue_of(1, 1, 1)
+    with pytest.raises(DeadlineTooShort, match="3 rows wait"):
+        door.admit(company, "k", Terms(11.5, 1), 10.0)
+    door.admit(company, "k", Terms(11.5, 1), 10.0, is_free=True)
+    door.admit(company, "k", Terms(11.5, 1), 10.0)  # the pace is measured anew
+
+
 def test_those_of_lower_levels_do_not_count_against_a_deadline(door: Door) -> None:
     door.admit(queue_of(), "k", Terms(priority=1), 0.0)
     door.count_departures([1] * 10)

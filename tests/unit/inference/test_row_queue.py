@@ -50,6 +50,9 @@ class RowQueueMachine(RuleBasedStateMachine):
     @invariant()
     def holds_what_is_expected(self) -> None:
         assert len(self.queue) == len(self.expected)
+        kinds = {(row.key, row.width) for row, _ in self.expected}
+        assert self.queue.has_only(kinds)
+        assert not any(self.queue.has_only(kinds - {kind}) for kind in kinds)
         found = []
         for lanes in self.queue.kinds():
             assert [(lane.level, lane.is_late) for lane in lanes] == sorted(
