@@ -31,7 +31,7 @@ class RaggedAxis:
     """An axis whose length may differ from row to row: where the inputs and outputs have it.
 
     Axes count that of the rows, which is 0. `pads` has what an input is padded with, where that is
-    not zero (for BYTES, empty).
+    not zero (for BYTES, empty), as its array holds it.
     """
 
     inputs: Mapping[str, int]
