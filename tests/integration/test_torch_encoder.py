@@ -96,14 +96,15 @@ async def test_vectors_are_those_of_transformers(tmp_path: Path, name: str) -> N
     assert np.abs(got - np.array(GOLDEN[name]["embeddings"])).max() < 5e-6
 
 
+@pytest.mark.parametrize("width", [8, 9, 10])
 @pytest.mark.parametrize("classifies", [True, False])
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
-def test_company_changes_no_bit(tmp_path: Path, name: str, classifies: bool) -> None:
+def test_company_changes_no_bit(tmp_path: Path, name: str, classifies: bool, width: int) -> None:
     runner = BACKEND.open_graph(graph_of(tmp_path, name, classifies=classifies))
-    rows = [[2 + (i * 7 + k) % 20 for k in range(3 + i % 5)] for i in range(13)]
-    together = run(runner, rows, 8)
-    for count in (1, 2, 3, 5, 8):
-        assert run(runner, rows[:count], 8).tobytes() == together[:count].tobytes()
+    rows = [[2 + (i * 7 + k) % 20 for k in range(3 + i % 5)] for i in range(33)]
+    together = run(runner, rows, width)
+    for count in (1, 2, 3, 5, 8, 13):
+        assert run(runner, rows[:count], width).tobytes() == together[:count].tobytes()
     assert runner.memory_bytes > 0
     runner.close()
 

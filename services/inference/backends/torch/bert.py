@@ -1,8 +1,8 @@
 """The BERT family in torch: token ids and lengths in, one vector or one row of scores per row out.
 
 The same network as `encoders.bert_graph` writes for other engines, from the same weights by the
-same names. On a CPU a row's answer is the same to the bit in any company, as long as rows are
-padded to a multiple of eight tokens, which the batcher does: see `decoder` for why.
+same names. On a CPU a row's answer is the same to the bit in any company, because rows are padded
+to a multiple of eight tokens, whatever width they come in: see `decoder` for why.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class TorchEncoder:
 
     def _forward(self, ids: Any, lengths: Any) -> Any:
         ids, lengths = ids.to(self._place.device), lengths.to(self._place.device)
+        ids = F.pad(ids, (0, -ids.shape[1] % ROWS))
         rows, tokens = ids.shape
         mask = torch.arange(tokens, device=ids.device) < lengths[:, None]
         words = F.embedding(ids, self._weights["embeddings.word_embeddings.weight"])
@@ -154,7 +155,9 @@ class TorchEncoder:
 
 
 def _positions(weights: _Weights, config: BertConfig) -> NDArray[np.float32]:
+    """The vector of each position, and of what rows of the greatest length are padded with."""
     table = weights.array("embeddings.position_embeddings.weight")[config.position_offset :]
+    table = np.pad(table, ((0, -len(table) % ROWS), (0, 0)))
     if config.family == "distilbert":
         return table
     # Every token is of type 0, so its vector is part of the position's.
