@@ -139,5 +139,10 @@ def _load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(path))
     # The file's own settings are those of its training; padding is ours to do.
     tokenizer.no_padding()
+    special = tokenizer.num_special_tokens_to_add(is_pair=False)
+    if max_tokens <= special:  # truncation would be off, silently
+        raise FailedPrecondition(
+            f"max_tokens: {max_tokens} leave no room for a text beside its {special} special tokens"
+        )
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
