@@ -91,18 +91,34 @@ class Decision:
     wait_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Candidate:
-    """The next batch of a kind; `rank` says which of those that are due goes first."""
+    """A kind; those of its lanes that are `eager` may make a batch of it due."""
 
-    due_s: float
-    rank: tuple[int, bool, int]
-    size: int
     lanes: Sequence[Lane]
+    eager: Sequence[Lane]
 
-    def decide(self) -> Decision:
-        numbers = chain.from_iterable(lane.rows for lane in self.lanes)
-        return Decision(batch=tuple(islice(numbers, self.size)))
+    def rank(self) -> tuple[int, bool, int]:
+        """Which of those that are due goes first."""
+        first = self.eager[0]
+        return first.level, first.is_late, first.head.number
+
+    def due_s(self, limits: BatchLimits) -> float:
+        """When it need not wait for company any more."""
+        if self._ready(limits) or any(lane.is_late or lane.is_urgent for lane in self.eager):
+            return -inf
+        return min(lane.head.arrived_s for lane in self.eager) + limits.max_queue_delay_s
+
+    def decide(self, limits: BatchLimits) -> Decision:
+        """Its next batch."""
+        size = self._ready(limits) or limits.rows_of(self.eager[0].head.width)
+        rest = [lane for lane in self.lanes if lane not in self.eager]
+        numbers = chain.from_iterable(lane.rows for lane in (*self.eager, *rest))
+        return Decision(batch=tuple(islice(numbers, size)))
+
+    def _ready(self, limits: BatchLimits) -> int:
+        waiting = sum(len(lane.rows) for lane in self.lanes)
+        return limits.ready_size(self.eager[0].head.width, waiting)
 
 
 def make_limits(options: BatchingOptions, max_batch_width: int | None = None) -> BatchLimits:
@@ -120,26 +136,17 @@ def form_batch(kinds: Iterable[Sequence[Lane]], now_s: float, limits: BatchLimit
     kinds = tuple(kinds)
     in_time = (lane.level for lanes in kinds for lane in lanes if not lane.is_late)
     highest = min(in_time, default=inf)
-    candidates = [each for lanes in kinds if (each := _candidate(lanes, highest, limits))]
-    due = [each for each in candidates if each.due_s <= now_s]
-    if due:
-        return min(due, key=lambda each: each.rank).decide()
-    return Decision(wait_s=min(each.due_s for each in candidates) - now_s if candidates else None)
+    candidates = [each for lanes in kinds if (each := _candidate(lanes, highest))]
+    soonest_s = inf
+    for each in sorted(candidates, key=_Candidate.rank):  # of many, mostly the first is due
+        due_s = each.due_s(limits)
+        if due_s <= now_s:
+            return each.decide(limits)
+        soonest_s = min(soonest_s, due_s)
+    return Decision(wait_s=soonest_s - now_s if candidates else None)
 
 
-def _candidate(lanes: Sequence[Lane], highest: float, limits: BatchLimits) -> _Candidate | None:
-    """The next batch of a kind, if one of its rows may make it due; `highest` waits in time."""
+def _candidate(lanes: Sequence[Lane], highest: float) -> _Candidate | None:
+    """The kind, if one of its rows may make it due; `highest` waits in time."""
     eager = [lane for lane in lanes if not lane.is_late or lane.level < highest]
-    if not eager:
-        return None
-    first, head = eager[0], eager[0].head
-    waiting = sum(len(lane.rows) for lane in lanes)
-    ready = limits.ready_size(head.width, waiting)
-    is_due = ready or any(lane.is_late or lane.is_urgent for lane in eager)
-    oldest_s = min(lane.head.arrived_s for lane in eager)
-    return _Candidate(
-        due_s=-inf if is_due else oldest_s + limits.max_queue_delay_s,
-        rank=(first.level, first.is_late, head.number),
-        size=ready or min(waiting, limits.rows_of(head.width)),
-        lanes=eager + [lane for lane in lanes if lane not in eager],
-    )
+    return _Candidate(lanes, eager) if eager else None

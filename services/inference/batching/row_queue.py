@@ -1,7 +1,8 @@
 """The rows that wait, kept as `form_batch` looks at them: by kind, level and lateness.
 
 It decides nothing and knows no clock. A decision looks at the heads of the lanes and at the rows of
-one batch, so that its cost does not grow with the length of the queue.
+one batch, so that its cost does not grow with the length of the queue; with the number of kinds it
+does, so that what is shown of a kind is kept until its rows change.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class RowQueue:
         self._places: dict[int, tuple[_Kind, _Place]] = {}
         self._counts: Counter[_Place] = Counter()
         self._urgent: dict[int, tuple[_Kind, _Place]] = {}
+        self._lanes: dict[_Kind, Sequence[Lane]] = {}  # as shown, until they change
 
     def __len__(self) -> int:
         return len(self._places)
@@ -41,6 +43,7 @@ class RowQueue:
         """The row cannot wait for company any more; nothing if it does not wait at all."""
         if number in self._places:
             self._urgent[number] = self._places[number]
+            self._lanes.pop(self._places[number][0], None)
 
     def delay(self, number: int) -> None:
         """The row is late from now on; one that does not wait any more is none."""
@@ -55,6 +58,7 @@ class RowQueue:
             return None
         self._urgent.pop(number, None)
         kind, lane = place
+        self._lanes.pop(kind, None)
         lanes = self._kinds[kind]
         row = lanes[lane].pop(number)
         if not lanes[lane]:
@@ -66,10 +70,13 @@ class RowQueue:
 
     def kinds(self) -> Iterator[Sequence[Lane]]:
         """The lanes of each kind in their order; views, good until the queue changes."""
-        urgent = set(self._urgent.values())
-        for kind, lanes in self._kinds.items():
-            ordered = sorted(lanes.items(), key=_place_of)
-            yield [Lane(*place, rows, (kind, place) in urgent) for place, rows in ordered]
+        new = self._kinds.keys() - self._lanes.keys()
+        urgent = set(self._urgent.values()) if new else set()
+        for kind in new:
+            ordered = sorted(self._kinds[kind].items(), key=_place_of)
+            lanes = [Lane(*place, rows, (kind, place) in urgent) for place, rows in ordered]
+            self._lanes[kind] = lanes
+        yield from self._lanes.values()
 
     def has_only(self, kinds: Container[tuple[Hashable, int]]) -> bool:
         """Whether no row waits of another kind: another key and width."""
@@ -86,6 +93,7 @@ class RowQueue:
 
     def _put(self, row: Row, place: _Place) -> None:
         kind = (row.key, row.width)
+        self._lanes.pop(kind, None)
         self._kinds.setdefault(kind, {}).setdefault(place, {})[row.number] = row
         self._places[row.number] = (kind, place)
         self._counts[place] += 1

@@ -81,3 +81,14 @@ class RowQueueMachine(RuleBasedStateMachine):
 
 
 TestRowQueue = RowQueueMachine.TestCase
+
+
+def test_what_is_shown_of_a_kind_is_kept_until_its_rows_change() -> None:
+    queue = RowQueue()
+    for number, key in enumerate("abca"):
+        queue.add(Row(number, key, 1, 0.0))
+    before = {lanes[0].head.key: lanes for lanes in queue.kinds()}
+    queue.remove(0)
+    queue.hurry(1)
+    after = {lanes[0].head.key: lanes for lanes in queue.kinds()}
+    assert [after[key] is before[key] for key in "abc"] == [False, False, True]
