@@ -8,15 +8,21 @@ smallest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from mesh.errors import InvalidArgument
 from mesh.pb.inference_pb2 import InferParameter
-from mesh.tensor import DATATYPES, Array, Tensor, bf16_to_float32, encode_raw
+from mesh.server import MAX_MESSAGE_BYTES
+from mesh.tensor import DATATYPES, Array, Tensor, bf16_to_float32, decode_raw, encode_raw
+from mesh.tensor.raw import LENGTH_PREFIX
 
 PARAMETER = "classification"
+
+LEAST_CLASS_BYTES = LENGTH_PREFIX.size + len("0:0")
+"""What the shortest class takes in an answer."""
 
 
 def requested_classes(parameter: InferParameter, *, field: str) -> int:
@@ -41,25 +47,44 @@ def check_ranks(datatype: str, *, field: str) -> None:
 
 
 def classify(tensor: Tensor, count: int, labels: Sequence[str] = ()) -> Tensor:
-    """The `count` largest values of each row, or all where there are fewer, as BYTES."""
-    values = _numbers(tensor)
-    rows = values.reshape(_row_shape(tensor.shape))
-    order = _descending(rows)[:, :count]
+    """The `count` largest values of each row, or all where there are fewer, as BYTES.
+
+    Raises:
+        InvalidArgument: no answer could hold so many classes.
+    """
+    field = f"outputs.{tensor.name}"
+    values = decode_raw(tensor.datatype, tensor.shape, tensor.raw, field=field)
+    rows, places = _row_shape(tensor.shape)
+    ranked = min(count, places)
+    shape = (*tensor.shape[:1], ranked) if len(tensor.shape) > 1 else (ranked,)
+    _check_fits(rows * ranked, field)
+    if not rows * ranked:  # however many empty rows: there is nothing to walk over
+        return Tensor(tensor.name, "BYTES", shape, b"")
+    table = _numbers(values, tensor.datatype).reshape(rows, places)
+    order = _descending(table)[:, :ranked]
     width = tensor.shape[-1] if tensor.shape else 1
     texts = np.empty(order.size, dtype=object)
-    texts[:] = list(_texts(rows, order, labels, width))
-    shape = (*tensor.shape[:1], order.shape[1]) if len(tensor.shape) > 1 else (order.shape[1],)
+    texts[:] = list(_texts(table, order, labels, width))
     return Tensor(tensor.name, "BYTES", shape, encode_raw(texts, "BYTES"))
 
 
-def _numbers(tensor: Tensor) -> Array:
-    values = tensor.array()
-    return bf16_to_float32(values) if tensor.datatype == "BF16" else values
+def _check_fits(classes: int, field: str) -> None:
+    most = MAX_MESSAGE_BYTES // LEAST_CLASS_BYTES
+    if classes > most:
+        where = f"{field}.parameters.{PARAMETER}"
+        message = f"{where}: makes {classes} classes, and an answer holds {most} at most"
+        raise InvalidArgument(message, field=where)
+
+
+def _numbers(values: Array, datatype: str) -> Array:
+    return bf16_to_float32(values) if datatype == "BF16" else values
 
 
 def _row_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    rows = shape[0] if len(shape) > 1 else 1
-    return rows, int(np.prod(shape[1:] if len(shape) > 1 else shape, dtype=np.int64))
+    """How many rows there are, and the values of each."""
+    if len(shape) > 1:
+        return shape[0], math.prod(shape[1:])
+    return 1, math.prod(shape)
 
 
 def _descending(rows: Array) -> Array:

@@ -10,8 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mesh.errors import InvalidArgument
+from mesh.server import MAX_MESSAGE_BYTES
 from mesh.tensor import DATATYPES, Tensor, encode_raw, float32_to_bf16
-from services.inference.oip.classification import classify
+from services.inference.oip.classification import LEAST_CLASS_BYTES, classify
+
+MOST = MAX_MESSAGE_BYTES // LEAST_CLASS_BYTES
 
 NUMBERS = sorted(set(DATATYPES) - {"BYTES", "BOOL", "BF16"})
 
@@ -59,6 +63,33 @@ def test_there_are_never_more_classes_than_values(shape, count: int, expected) -
     ranked = classify(tensor_of(np.zeros(shape, "<f4"), "FP32"), count)
     assert ranked.shape == expected
     assert ranked.array().shape == expected
+
+
+@pytest.mark.parametrize("rows", [2**40, 2**60])
+def test_any_number_of_empty_rows_is_answered_at_once(rows: int) -> None:
+    ranked = classify(Tensor("y", "FP32", (rows, 0), b""), 1)
+    assert (ranked.shape, ranked.raw) == ((rows, 0), b"")
+
+
+@pytest.mark.parametrize("count", [1, 2**64 - 1])
+def test_no_rows_of_any_width_are_answered_at_once(count: int) -> None:
+    ranked = classify(Tensor("y", "FP32", (0, 2**40), b""), count)
+    assert (ranked.shape, ranked.raw) == ((0, min(count, 2**40)), b"")
+
+
+@pytest.mark.parametrize(
+    ("shape", "field"),
+    [
+        ((MOST + 1, 1), "outputs.y.parameters.classification"),
+        ((MOST + 1,), "outputs.y.parameters.classification"),
+        ((0, 2**40, 2**40), "outputs.y"),
+    ],
+)
+def test_what_no_answer_could_hold_is_refused_by_the_outputs_name(shape, field: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        classify(Tensor("y", "UINT8", shape, bytes(math.prod(shape))), 2**62)
+    assert refused.value.field == field
+    assert refused.value.message.startswith(f"{field}: ")
 
 
 def test_ties_keep_their_order_and_nan_comes_last() -> None:
