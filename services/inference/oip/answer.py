@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from opentelemetry.trace import Tracer
 
@@ -96,7 +97,8 @@ class Answering:
         wanted = requested_outputs(request, tensors, signature)
         answer = await model.infer(tensors, terms)
         self._draw(answer.timing)
-        outputs = await _render(answer.outputs, wanted)
+        has_rows = signature.batching is not None
+        outputs = await _render(answer.outputs, wanted, has_rows=has_rows)
         response = make_response(request.id, model, outputs, answer.counts)
         measured.succeed(answer.timing)
         return response
@@ -150,14 +152,15 @@ def make_response(
     return response
 
 
-async def _render(outputs: Iterable[Tensor], wanted: Iterable[WantedOutput]) -> list[Tensor]:
+async def _render(
+    outputs: Iterable[Tensor], wanted: Iterable[WantedOutput], *, has_rows: bool
+) -> list[Tensor]:
     by_name = {tensor.name: tensor for tensor in outputs}
-    return [await _form(by_name[each.name], each) for each in wanted]
+    return [await _form(by_name[each.name], each, has_rows=has_rows) for each in wanted]
 
 
-async def _form(tensor: Tensor, wanted: WantedOutput) -> Tensor:
+async def _form(tensor: Tensor, wanted: WantedOutput, *, has_rows: bool) -> Tensor:
     if not wanted.classes:
         return tensor
-    if len(tensor.raw) < _LONG_RANKING_BYTES:
-        return classify(tensor, wanted.classes, wanted.labels)
-    return await asyncio.to_thread(classify, tensor, wanted.classes, wanted.labels)
+    rank = partial(classify, tensor, wanted.classes, wanted.labels, has_rows=has_rows)
+    return rank() if len(tensor.raw) < _LONG_RANKING_BYTES else await asyncio.to_thread(rank)

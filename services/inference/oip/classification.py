@@ -1,9 +1,9 @@
 """Triton's classification extension: an output's largest values and their places, as strings. Pure.
 
-Each string reads `value:index`, and `value:index:label` where the model has labels. An output of
-two axes or more is a row per place of its first axis, with a ranking for each; the index counts
-within the row. Where values are alike the lower index comes first; NaN counts as the
-smallest.
+Each string reads `value:index`, and `value:index:label` where the model has labels. As in Triton,
+the first axis of a batched model's output is its rows, with a ranking for each, in which the index
+counts; any other output is ranked as a whole. Where values are alike the lower index comes first;
+NaN counts as the smallest.
 """
 
 from __future__ import annotations
@@ -46,23 +46,26 @@ def check_ranks(datatype: str, *, field: str) -> None:
         raise InvalidArgument(f"{where}: needs numbers, and the output is {datatype}", field=where)
 
 
-def classify(tensor: Tensor, count: int, labels: Sequence[str] = ()) -> Tensor:
-    """The `count` largest values of each row, or all where there are fewer, as BYTES.
+def classify(
+    tensor: Tensor, count: int, labels: Sequence[str] = (), *, has_rows: bool = False
+) -> Tensor:
+    """The `count` largest values, or all where there are fewer, as BYTES; `has_rows` of each row.
 
     Raises:
         InvalidArgument: no answer could hold so many classes.
     """
     field = f"outputs.{tensor.name}"
     values = decode_raw(tensor.datatype, tensor.shape, tensor.raw, field=field)
-    rows, places = _row_shape(tensor.shape)
+    batch, row = (tensor.shape[:1], tensor.shape[1:]) if has_rows else ((), tensor.shape)
+    rows, places = math.prod(batch), math.prod(row)
     ranked = min(count, places)
-    shape = (*tensor.shape[:1], ranked) if len(tensor.shape) > 1 else (ranked,)
+    shape = (*batch, ranked)
     _check_fits(rows * ranked, field)
     if not rows * ranked:  # however many empty rows: there is nothing to walk over
         return Tensor(tensor.name, "BYTES", shape, b"")
     table = _numbers(values, tensor.datatype).reshape(rows, places)
     order = _descending(table)[:, :ranked]
-    width = tensor.shape[-1] if tensor.shape else 1
+    width = row[-1] if row else 1
     texts = np.empty(order.size, dtype=object)
     texts[:] = list(_texts(table, order, labels, width))
     return Tensor(tensor.name, "BYTES", shape, encode_raw(texts, "BYTES"))
@@ -78,13 +81,6 @@ def _check_fits(classes: int, field: str) -> None:
 
 def _numbers(values: Array, datatype: str) -> Array:
     return bf16_to_float32(values) if datatype == "BF16" else values
-
-
-def _row_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many rows there are, and the values of each."""
-    if len(shape) > 1:
-        return shape[0], math.prod(shape[1:])
-    return 1, math.prod(shape)
 
 
 def _descending(rows: Array) -> Array:

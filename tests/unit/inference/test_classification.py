@@ -36,44 +36,62 @@ def test_the_documented_example() -> None:
 
 def test_each_row_is_ranked_by_itself_with_labels() -> None:
     array = np.array([[0.25, 0.75], [0.5, 0.125]], "<f4")
-    ranked = classify(tensor_of(array, "FP32"), 1, ("no", "yes"))
+    ranked = classify(tensor_of(array, "FP32"), 1, ("no", "yes"), has_rows=True)
     assert ranked.shape == (2, 1)
     assert texts(ranked) == [["0.750000:1:yes"], ["0.500000:0:no"]]
 
 
 def test_labels_are_those_of_the_last_axis_and_may_be_too_few() -> None:
     array = np.arange(6, dtype="<i4").reshape(1, 2, 3)
-    ranked = classify(tensor_of(array, "INT32"), 3, ("a", "b"))
+    ranked = classify(tensor_of(array, "INT32"), 3, ("a", "b"), has_rows=True)
     assert texts(ranked) == [["5:5", "4:4:b", "3:3:a"]]
 
 
+def test_a_row_of_one_value_has_one_class() -> None:
+    ranked = classify(tensor_of(np.array([3, 7], "<i4"), "INT32"), 2, ("it",), has_rows=True)
+    assert ranked.shape == (2, 1)
+    assert texts(ranked) == [["3:0:it"], ["7:0:it"]]
+
+
+def test_what_has_no_rows_is_one_ranking() -> None:
+    ranked = classify(tensor_of(np.array([[3, 7]], "<i4"), "INT32"), 1)
+    assert ranked.shape == (1,)
+    assert texts(ranked) == ["7:1"]
+
+
 @pytest.mark.parametrize(
-    ("shape", "count", "expected"),
+    ("shape", "has_rows", "count", "expected"),
     [
-        ((), 3, (1,)),
-        ((4,), 9, (4,)),
-        ((0,), 2, (0,)),
-        ((0, 3), 2, (0, 2)),
-        ((2, 0), 2, (2, 0)),
-        ((2, 2, 3), 4, (2, 4)),
-        ((3,), 2**62, (3,)),
+        ((), False, 3, (1,)),
+        ((4,), False, 9, (4,)),
+        ((4,), True, 9, (4, 1)),
+        ((0,), False, 2, (0,)),
+        ((0,), True, 2, (0, 1)),
+        ((0, 3), False, 2, (0,)),
+        ((0, 3), True, 2, (0, 2)),
+        ((2, 0), True, 2, (2, 0)),
+        ((2, 2, 3), False, 4, (4,)),
+        ((2, 2, 3), True, 4, (2, 4)),
+        ((3,), False, 2**62, (3,)),
     ],
 )
-def test_there_are_never_more_classes_than_values(shape, count: int, expected) -> None:
-    ranked = classify(tensor_of(np.zeros(shape, "<f4"), "FP32"), count)
+def test_there_are_never_more_classes_than_values(
+    shape, has_rows: bool, count: int, expected
+) -> None:
+    ranked = classify(tensor_of(np.zeros(shape, "<f4"), "FP32"), count, has_rows=has_rows)
     assert ranked.shape == expected
     assert ranked.array().shape == expected
 
 
 @pytest.mark.parametrize("rows", [2**40, 2**60])
 def test_any_number_of_empty_rows_is_answered_at_once(rows: int) -> None:
-    ranked = classify(Tensor("y", "FP32", (rows, 0), b""), 1)
+    ranked = classify(Tensor("y", "FP32", (rows, 0), b""), 1, has_rows=True)
     assert (ranked.shape, ranked.raw) == ((rows, 0), b"")
 
 
 @pytest.mark.parametrize("count", [1, 2**64 - 1])
 def test_no_rows_of_any_width_are_answered_at_once(count: int) -> None:
-    ranked = classify(Tensor("y", "FP32", (0, 2**40), b""), count)
+    ranked = classify(Tensor("y", "FP32", (0, 2**40), b""), count, has_rows=True)
     assert (ranked.shape, ranked.raw) == ((0, min(count, 2**40)), b"")
 
 
@@ -87,7 +105,9 @@ def test_no_rows_of_any_width_are_answered_at_once(count: int) -> None:
 )
 def test_what_no_answer_could_hold_is_refused_by_the_outputs_name(shape, field: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        classify(Tensor("y", "UINT8", shape, bytes(math.prod(shape))), 2**62)
+        classify(
+            Tensor("y", "UINT8", shape, bytes(math.prod(shape))), 2**62, has_rows=len(shape) > 1
+        )
     assert refused.value.field == field
     assert refused.value.message.startswith(f"{field}: ")
 
@@ -115,7 +135,7 @@ def test_bf16_is_ranked_by_its_values() -> None:
 )
 def test_every_row_has_its_largest_values_in_order(case, count: int) -> None:
     datatype, array = case
-    ranked = classify(tensor_of(array, datatype), count).array()
+    ranked = classify(tensor_of(array, datatype), count, has_rows=True).array()
     for row, strings in zip(array.reshape(array.shape[0], -1), ranked, strict=True):
         places = [int(text.decode().split(":")[1]) for text in strings]
         assert len(set(places)) == len(places) == min(count, row.size)
