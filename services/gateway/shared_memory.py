@@ -60,7 +60,7 @@ class SharedMemory:
             AlreadyExists: the name is taken.
             InvalidArgument: there is no such object, or it is too short.
         """
-        self._check_local(caller)
+        self.check_local(caller)
         if not region:
             raise InvalidArgument("name: the name of the region is missing", field="name")
         if region in self._regions:
@@ -86,7 +86,7 @@ class SharedMemory:
         Raises:
             Unimplemented: the caller is on another host.
         """
-        self._check_local(caller)
+        self.check_local(caller)
         for name in list(self._regions) if not region else [region]:
             known = self._regions.pop(name, None)
             if known is not None:
@@ -99,7 +99,7 @@ class SharedMemory:
             Unimplemented: the caller is on another host.
             NotFound: there is no such region.
         """
-        self._check_local(caller)
+        self.check_local(caller)
         return {region: self._region(region)} if region else dict(self._regions)
 
     def read(self, region: str, offset: int, byte_size: int, caller: Caller) -> bytes:
@@ -116,6 +116,17 @@ class SharedMemory:
         if os.fstat(found.descriptor).st_size < found.offset + offset + len(data):
             raise _cut_short(region)
         os.pwrite(found.descriptor, data, found.offset + offset)
+
+    def check_local(self, caller: Caller) -> None:
+        """Refuses who may use no region.
+
+        Raises:
+            Unimplemented: the caller is on another host, or this host has no such memory.
+        """
+        if not self._folder.is_dir():
+            raise Unimplemented("this host has no POSIX shared memory")
+        if caller.address is None or not _is_own(caller.address):
+            raise Unimplemented("shared memory is for clients on the gateway's own host")
 
     def close(self) -> None:
         """Lets go of every region."""
@@ -136,7 +147,7 @@ class SharedMemory:
             ) from error
 
     def _part(self, region: str, offset: int, byte_size: int, caller: Caller) -> Region:
-        self._check_local(caller)
+        self.check_local(caller)
         found = self._region(region)
         if offset < 0 or byte_size < 0 or offset + byte_size > found.byte_size:
             raise InvalidArgument(
@@ -151,12 +162,6 @@ class SharedMemory:
         if found is None:
             raise NotFound(f"there is no shared memory region '{region[:80]}'")
         return found
-
-    def _check_local(self, caller: Caller) -> None:
-        if not self._folder.is_dir():
-            raise Unimplemented("this host has no POSIX shared memory")
-        if caller.address is None or not _is_own(caller.address):
-            raise Unimplemented("shared memory is for clients on the gateway's own host")
 
 
 def _is_own(address: str) -> bool:

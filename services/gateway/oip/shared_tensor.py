@@ -53,6 +53,7 @@ def fetch_inputs(request: oip.ModelInferRequest, memory: SharedMemory, caller: C
     places = [take_place(each.parameters, f"inputs.{each.name}") for each in request.inputs]
     if not any(places):
         return
+    memory.check_local(caller)
     sent = list(request.raw_input_contents)
     expected = sum(place is None for place in places)
     if len(sent) != expected:
@@ -62,8 +63,9 @@ def fetch_inputs(request: oip.ModelInferRequest, memory: SharedMemory, caller: C
             field="inputs",
         )
     del request.raw_input_contents[:]
+    in_order = iter(sent)
     for place in places:
-        data = sent.pop(0) if place is None else _read(place, memory, caller)
+        data = next(in_order) if place is None else _read(place, memory, caller)
         request.raw_input_contents.append(data)
 
 

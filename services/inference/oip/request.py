@@ -6,6 +6,7 @@ is wrong is named, in the words that the caller used for it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,8 +51,8 @@ def requested_outputs(
     known = {each.name: each for each in (_as_given(tensors, signature) or signature.outputs)}
     if not request.outputs:
         return tuple(map(WantedOutput, known))
-    names = [output.name for output in request.outputs]
-    return tuple(_wanted(output, names, known) for output in request.outputs)
+    asked = Counter(output.name for output in request.outputs)
+    return tuple(_wanted(output, asked, known) for output in request.outputs)
 
 
 def _as_given(tensors: Iterable[Tensor], signature: Signature) -> list[TensorSpec]:
@@ -62,13 +63,13 @@ def _as_given(tensors: Iterable[Tensor], signature: Signature) -> list[TensorSpe
 
 def _wanted(
     output: ModelInferRequest.InferRequestedOutputTensor,
-    names: Sequence[str],
+    asked: Mapping[str, int],
     known: Mapping[str, TensorSpec],
 ) -> WantedOutput:
     field, spec = f"outputs.{output.name}", known.get(output.name)
     if spec is None:
         raise _refuse(field, f"there is no such output; known are {', '.join(known)}")
-    if names.count(output.name) > 1:
+    if asked[output.name] > 1:
         raise _refuse(field, "is asked for more than once")
     if "shared_memory_region" in output.parameters:
         raise Unimplemented(f"{field}: shared_memory_region is not offered")
