@@ -19,6 +19,13 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 Code = grpc.StatusCode
 
+MAX_TEXT_BYTES = 1024
+MAX_FACT_BYTES = 256
+"""Clients take trailers of 8 KB, and with more see RESOURCE_EXHAUSTED in place of the error. The
+message stands there three times, once with three bytes for each that is not ASCII."""
+
+_CUT = " ... "
+
 
 class RingmeshError(Exception):
     """A failure with a status code, a stable reason and facts about it.
@@ -230,13 +237,18 @@ def error_http_status(error: RingmeshError) -> int:
 
 
 def error_to_status(error: RingmeshError) -> status_pb2.Status:
-    """The error as `google.rpc.Status`, with `ErrorInfo`, `BadRequest` and `RetryInfo` details."""
-    status = status_pb2.Status(code=error.code.value[0], message=error.message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    """The error as `google.rpc.Status`, with `ErrorInfo`, `BadRequest` and `RetryInfo` details.
+
+    What is too long for a trailer has its middle cut out.
+    """
+    message = shorten(error.message, MAX_TEXT_BYTES)
+    status = status_pb2.Status(code=error.code.value[0], message=message)
+    facts = {key: shorten(value, MAX_FACT_BYTES) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)
     status.details.add().Pack(info)
-    if error.field is not None:
+    if "field" in facts:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message
+            field=facts["field"], description=message
         )
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:
@@ -244,6 +256,16 @@ def error_to_status(error: RingmeshError) -> status_pb2.Status:
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def shorten(text: str, most_bytes: int) -> str:
+    """The text if it has no more bytes than this, else its beginning and its end."""
+    data = text.encode()
+    if len(data) <= most_bytes:
+        return text
+    room = most_bytes - len(_CUT)
+    head, tail = data[: room - room // 3], data[len(data) - room // 3 :]
+    return head.decode(errors="ignore") + _CUT + tail.decode(errors="ignore")
 
 
 def error_from_status(status: status_pb2.Status) -> RingmeshError:

@@ -126,10 +126,11 @@ async def _quietly(_method: str, context: grpc.aio.ServicerContext) -> AsyncIter
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: RingmeshError) -> NoReturn:
-    details = error_to_status(error).SerializeToString()
+    status = error_to_status(error)
     # What the handler already put into the trailer stays there.
     kept = tuple(context.trailing_metadata() or ())
-    await context.abort(error.code, error.message, (*kept, (DETAILS_KEY, details)))
+    details = status.SerializeToString()
+    await context.abort(error.code, status.message, (*kept, (DETAILS_KEY, details)))
     raise AssertionError("abort returned")
 
 

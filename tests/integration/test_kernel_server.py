@@ -33,6 +33,8 @@ class EchoServicer(node_pb2_grpc.NodeServicer):
     async def Generate(self, request, context):  # noqa: N802
         if request.text == "refuse":
             raise InvalidArgument("temperature must be at most 2", field="temperature")
+        if request.text == "refuse at length":
+            raise InvalidArgument("ä" * 20_000, field="x" * 20_000)
         if request.text == "full":
             raise QueueFull("8 requests are waiting", retry_after_s=1.5)
         if request.text == "bug":
@@ -103,6 +105,13 @@ async def test_an_error_keeps_its_type_field_and_retry_delay(channel) -> None:
     full = error_from_rpc(await failure(stub, "full"))
     assert isinstance(full, QueueFull)
     assert full.retry_after_s == 1.5
+
+
+async def test_an_error_stays_itself_however_much_it_says(channel) -> None:
+    error = error_from_rpc(await failure(node_pb2_grpc.NodeStub(channel), "refuse at length"))
+    assert isinstance(error, InvalidArgument)
+    assert error.field is not None
+    assert (error.field[0], error.message[0]) == ("x", "ä")
 
 
 async def test_an_error_of_a_unary_call_keeps_its_type(channel) -> None:

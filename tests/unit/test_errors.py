@@ -1,8 +1,13 @@
 """An error crosses a process as its own type, with its facts."""
 
+import base64
+from urllib.parse import quote
+
 import grpc
 import pytest
 from google.rpc import status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mesh import errors
 from mesh.errors import (
@@ -17,7 +22,10 @@ from mesh.errors import (
     error_http_status,
     error_to_status,
     http_status,
+    shorten,
 )
+
+CLIENTS_LIMIT_BYTES = 8192
 
 EXAMPLES = [
     InvalidArgument("shape must not be negative", field="inputs[0].shape"),
@@ -52,6 +60,29 @@ def test_an_error_survives_the_wire(error: RingmeshError) -> None:
     assert back.metadata == error.metadata
     assert back.retry_after_s == error.retry_after_s
     assert back.code is error.code
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1), st.integers(1, 5000))
+def test_a_status_fits_a_trailer_whatever_is_said(text: str, times: int) -> None:
+    field = f"inputs.{text * times}"
+    error = InvalidArgument(f"{field}: model 'm' takes FP32, not INT8", field=field)
+    status = error_to_status(error)
+    sent = quote(status.message), base64.b64encode(status.SerializeToString())
+    assert sum(map(len, sent)) < CLIENTS_LIMIT_BYTES
+    back = error_from_status(status)
+    assert type(back) is InvalidArgument
+    assert back.message.startswith("inputs.")
+    assert back.message.endswith(": model 'm' takes FP32, not INT8")
+
+
+@given(st.text(st.characters(exclude_characters=" ", codec="utf-8")), st.integers(10, 40))
+def test_what_is_too_long_keeps_its_beginning_and_its_end(text: str, most_bytes: int) -> None:
+    short = shorten(text, most_bytes)
+    assert len(short.encode()) <= most_bytes
+    assert (short == text) == (len(text.encode()) <= most_bytes)
+    head, _, tail = short.partition(" ... ")
+    assert text.startswith(head)
+    assert text.endswith(tail)
 
 
 def test_a_foreign_status_keeps_code_and_message() -> None:

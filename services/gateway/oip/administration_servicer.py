@@ -6,7 +6,8 @@ metadata. Both settings methods read if no setting is given, and change what is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import grpc
@@ -19,6 +20,9 @@ from services.gateway.oip.setting import ServerSettings
 from services.gateway.repository import FleetRepository, NodeState
 
 NODES_TRAILER = "x-ringmesh-nodes"
+SEPARATOR = ", "
+MAX_TOLD_BYTES = 4096
+"""Clients take trailers of 8 KB altogether; the repository's index has the rest."""
 
 
 class AdministrationServicer:
@@ -85,6 +89,14 @@ def _value(name: str, setting: Any) -> Value:
     return value
 
 
-def _tell(states: Iterable[NodeState], context: grpc.aio.ServicerContext) -> None:
-    told = ", ".join(f"{each.node} {each.model}@{each.version} {each.state}" for each in states)
-    context.set_trailing_metadata(((NODES_TRAILER, told),))
+def _tell(states: Sequence[NodeState], context: grpc.aio.ServicerContext) -> None:
+    context.set_trailing_metadata(((NODES_TRAILER, show_states(states)),))
+
+
+def show_states(states: Sequence[NodeState]) -> str:
+    """As many states as a trailer holds, and how many more there are."""
+    told = [f"{each.node} {each.model}@{each.version} {each.state}" for each in states]
+    room = accumulate(len(each) + len(SEPARATOR) for each in told)
+    fit = sum(size <= MAX_TOLD_BYTES for size in room)
+    more = [f"and {len(told) - fit} more"] if fit < len(told) else []
+    return SEPARATOR.join(told[:fit] + more)

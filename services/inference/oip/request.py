@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from mesh.errors import InvalidArgument, Unimplemented
 from mesh.pb.inference_pb2 import ModelInferRequest
 from mesh.tensor import Tensor
 from services.inference.models.tensor_model import Signature, TensorSpec
 from services.inference.oip.classification import PARAMETER, check_ranks, requested_classes
+
+MAX_NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def check_inputs(tensors: Sequence[Tensor], signature: Signature, model: str) ->
     for tensor in tensors:
         spec = specs.pop(tensor.name, None)
         if spec is None:
-            known = ", ".join(each.name for each in signature.inputs)
+            known = _some(each.name for each in signature.inputs)
             raise _refuse(
                 f"inputs.{tensor.name}", f"model '{model}' takes no such input; known are {known}"
             )
@@ -68,7 +71,7 @@ def _wanted(
 ) -> WantedOutput:
     field, spec = f"outputs.{output.name}", known.get(output.name)
     if spec is None:
-        raise _refuse(field, f"there is no such output; known are {', '.join(known)}")
+        raise _refuse(field, f"there is no such output; known are {_some(known)}")
     if asked[output.name] > 1:
         raise _refuse(field, "is asked for more than once")
     if "shared_memory_region" in output.parameters:
@@ -84,6 +87,13 @@ def _wanted(
 def show_shape(shape: Iterable[int]) -> str:
     """A shape in the protocol's notation: `[-1,384]`."""
     return f"[{','.join(map(str, shape))}]"
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of the names, and whether there are more."""
+    shown = list(islice(names, MAX_NAMES_SHOWN + 1))
+    more = ", ..." if len(shown) > MAX_NAMES_SHOWN else ""
+    return ", ".join(shown[:MAX_NAMES_SHOWN]) + more
 
 
 def _check_input(tensor: Tensor, spec: TensorSpec, model: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.gateway.directory import VersionState
+from services.gateway.oip.administration_servicer import MAX_TOLD_BYTES, show_states
 from services.gateway.repository import NodeState, combine
 
 NOT_READY = "no node has it ready; the repository index and `ringmesh show m` say why"
@@ -40,3 +41,12 @@ def test_the_best_state_counts_and_the_reason_tells_the_nodes_apart(
 def test_each_node_is_shown_in_its_own_words() -> None:
     states = [on("a", "UNLOADED", "unloaded by hand"), on("b", "READY"), on("c", "READY", "", "2")]
     assert combine(DEPLOYED, states).nodes == states[:2]
+
+
+@pytest.mark.parametrize(("count", "told", "more"), [(0, 0, ""), (2, 2, ""), (1000, 262, "738")])
+def test_a_trailer_tells_of_as_many_nodes_as_it_holds(count: int, told: int, more: str) -> None:
+    text = show_states([on(f"n{number}", "READY") for number in range(count)])
+    shown = text.split(", ") if text else []
+    assert sum(each.endswith("m@1 READY") for each in shown) == told
+    assert shown[told:] == ([f"and {more} more"] if more else [])
+    assert len(text) < MAX_TOLD_BYTES + 20

@@ -55,6 +55,16 @@ def test_what_does_not_fit_is_named(tensors: tuple[Tensor, ...], field: str, sai
     assert refused.value.message.startswith(f"{field}: ")
 
 
+def test_of_many_known_names_the_first_are_told() -> None:
+    specs = tuple(TensorSpec(f"x{number}", "FP32", (1,)) for number in range(400))
+    signature = Signature(platform="p", inputs=specs, outputs=specs)
+    told = "known are x0, x1, x2, x3, x4, x5, x6, x7, ..."
+    with pytest.raises(InvalidArgument, match=told):
+        check_inputs([tensor("y", "FP32", 1)], signature, "m")
+    with pytest.raises(InvalidArgument, match=told):
+        requested_outputs(request("y"), (), signature)
+
+
 @given(
     st.lists(
         st.builds(tensor, st.text(), st.sampled_from(["BOOL", "BYTES"]), st.integers(0)), max_size=4
