@@ -21,6 +21,7 @@ from mesh.deadline import HOP_OVERHEAD_S
 from mesh.errors import (
     DeadlineExceeded,
     ModelNotReady,
+    PayloadTooLarge,
     RemoteError,
     RingmeshError,
     Unavailable,
@@ -44,6 +45,9 @@ _CUT_SHORT = {
     grpc.StatusCode.CANCELLED,
 }
 """How a call reads that somebody on the way has ended."""
+
+_TOO_LARGE = "message larger than max"
+"""What gRPC itself says, on either side, of a message beyond the limit: there is only its text."""
 
 M = TypeVar("M")
 
@@ -198,6 +202,10 @@ def _transport_error(made: RemoteError, details: str, hop: Hop, *, started: bool
             return BrokenOff(f"the stream of model '{hop.model}' broke off: {details}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return _out_of_time(hop)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if _TOO_LARGE in details:
+            return PayloadTooLarge(
+                f"too large for model '{hop.model}', or its answer is: {details}"
+            )
         case grpc.StatusCode.UNIMPLEMENTED if not details:  # Envoy has no route
             return ModelNotReady(str(hop.model), "LOADING", "its route is not in place yet")
         case _:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import tritonclient.http.aio as triton
 
+from mesh.server import MAX_MESSAGE_BYTES
 from mesh.tensor import DATATYPES
 from tests.integration.conformance_table import CASES, VECTORS, Case
 
@@ -148,3 +149,12 @@ async def test_numbers_that_do_not_fit_are_refused_by_name(http, datatype: str) 
     answer = await http.post(PATH, json={"inputs": [tensor]})
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("inputs.x: ")
+
+
+async def test_what_grows_too_large_on_the_way_to_a_node_is_413(http) -> None:
+    count = MAX_MESSAGE_BYTES // 8
+    zeros = ",".join("0" * count)  # two bytes each, and eight as FP64
+    tensor = f'{{"name": "x", "datatype": "FP64", "shape": [{count}], "data": [{zeros}]}}'
+    answer = await http.post(PATH, content=f'{{"inputs": [{tensor}]}}')
+    assert answer.status_code == 413
+    assert "model 'identity'" in answer.json()["error"]

@@ -9,6 +9,7 @@ from mesh.errors import (
     Internal,
     InvalidArgument,
     ModelNotReady,
+    PayloadTooLarge,
     QueueFull,
     RemoteError,
     RingmeshError,
@@ -18,6 +19,7 @@ from mesh.reference import ModelReference
 from services.gateway.node_client import BrokenOff, Hop, node_error
 
 Code = grpc.StatusCode
+TOO_LARGE = PayloadTooLarge
 HOP = Hop(ModelReference("m", version=2), timeout_s=1.5)
 
 
@@ -38,6 +40,15 @@ def failed(code: grpc.StatusCode, details: str = "", error: RingmeshError | None
         (Code.DEADLINE_EXCEEDED, "Deadline Exceeded", False, DeadlineExceeded),
         (Code.UNIMPLEMENTED, "", False, ModelNotReady),  # Envoy without a route
         (Code.UNIMPLEMENTED, "Method not found", False, RemoteError),
+        (
+            Code.RESOURCE_EXHAUSTED,
+            "CLIENT: Sent message larger than max (9 vs. 8)",
+            False,
+            TOO_LARGE,
+        ),
+        (Code.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 8)", True, TOO_LARGE),
+        (Code.RESOURCE_EXHAUSTED, "SERVER: Sent message larger than max", False, TOO_LARGE),
+        (Code.RESOURCE_EXHAUSTED, "overload manager", False, RemoteError),
     ],
 )
 def test_what_nobody_of_ours_said(code, details, started, kind) -> None:
