@@ -1,7 +1,8 @@
 """What a request of the Open Inference Protocol says about its own scheduling: pure.
 
-`timeout` is how long the caller gives the request, in microseconds; `priority` 1 is the highest
-level and 0 the model's default. What a model does with either is its own to say.
+`timeout` is how long the caller gives the request, in microseconds. Of `priority`, 1 is the highest
+level; 0 stands for the model's default, and so does, as in Triton, a level that the model lacks.
+What a model does with either is its own to say.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ US_PER_S = 1_000_000
 USUAL_LEVEL = 2
 """The level of a generation that names none: level 1 goes before it, 3 and above after."""
 LOWEST_LEVEL = 100
+GENERATION_LEVELS = range(1, LOWEST_LEVEL + 1)
 _INTEGERS = ("int64_param", "uint64_param")
 
 
@@ -41,25 +43,23 @@ def own_timeout_s(parameters: Mapping[str, InferParameter]) -> float | None:
     return _number("timeout", parameters) / US_PER_S or None
 
 
-def requested_priority(parameters: Mapping[str, InferParameter]) -> int:
-    """The level that the request names; 0 for the model's default.
+def requested_priority(parameters: Mapping[str, InferParameter], levels: range) -> int:
+    """The one of the levels that the request names; 0 for the model's default.
 
     Raises:
         InvalidArgument: it is no such number.
     """
-    return _number("priority", parameters)
+    level = _number("priority", parameters)
+    return level if level in levels else 0
 
 
 def generation_priority(parameters: Mapping[str, InferParameter]) -> int:
     """The same as the schedulers of language models have it: 0 the usual, the smaller the sooner.
 
     Raises:
-        InvalidArgument: there is no such level.
+        InvalidArgument: it is no such number.
     """
-    level = requested_priority(parameters)
-    if level > LOWEST_LEVEL:
-        field = "parameters.priority"
-        raise InvalidArgument(f"{field}: the levels are 1 to {LOWEST_LEVEL}", field=field)
+    level = requested_priority(parameters, GENERATION_LEVELS)
     return level - USUAL_LEVEL if level else 0
 
 

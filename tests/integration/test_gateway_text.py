@@ -85,7 +85,7 @@ async def test_leaving_a_whole_answer_frees_the_node(gateway: Rig, stub) -> None
         await gateway.node.cancelled.wait()
 
 
-@pytest.mark.parametrize(("level", "priority"), [(0, 0), (1, -1), (2, 0), (5, 3)])
+@pytest.mark.parametrize(("level", "priority"), [(0, 0), (1, -1), (2, 0), (5, 3), (101, 0)])
 async def test_a_priority_reaches_the_scheduler(
     gateway: Rig, stub, level: int, priority: int
 ) -> None:
@@ -97,7 +97,7 @@ async def test_a_priority_reaches_the_scheduler(
 
 async def test_failures_stand_in_the_stream_and_end_nothing(gateway: Rig, stub) -> None:
     wrong = request("Hi", "wrong")
-    wrong.parameters["priority"].uint64_param = 101
+    wrong.parameters["priority"].int64_param = -1
     refused = request("Hi", "refused")
     refused.parameters["temperature"].double_param = 2
     asked = [request("Hi", "nope", "nope"), wrong, refused, request("Hi", "good")]
@@ -232,7 +232,7 @@ REFUSED = [
         400,
         "parameters.max_tokens and max_tokens beside it",
     ),
-    ("smollm2", {"text_input": "Hi", "priority": 101}, 400, "parameters.priority"),
+    ("smollm2", {"text_input": "Hi", "priority": -1}, 400, "parameters.priority"),
     ("smollm2", {"text_input": "Hi", "sequence_start": True}, 400, "parameters.sequence_start"),
     ("smollm2", {"text_input": "\ud800"}, 400, "JSON"),
     ("identity", {"text_input": "Hi"}, 400, "identity"),

@@ -13,6 +13,8 @@ from mesh.scheduling_parameters import (
     requested_timeout_s,
 )
 
+LEVELS = range(1, 4)
+
 
 @pytest.mark.parametrize(
     ("timeout_us", "remaining_s", "expected"),
@@ -32,19 +34,24 @@ def test_the_shorter_of_timeout_and_deadline_counts(timeout_us, remaining_s, exp
 
 
 def test_no_priority_is_the_default_one() -> None:
-    assert requested_priority({}) == 0
-    assert requested_priority({"priority": InferParameter(uint64_param=3)}) == 3
+    assert requested_priority({}, LEVELS) == 0
 
 
-@pytest.mark.parametrize(("level", "priority"), [(0, 0), (1, -1), (2, 0), (3, 1), (100, 98)])
+@pytest.mark.parametrize(
+    ("level", "levels", "priority"),
+    [(0, LEVELS, 0), (3, LEVELS, 3), (4, LEVELS, 0), (2**64 - 1, LEVELS, 0), (1, range(1), 0)],
+)
+def test_a_level_that_there_is_not_is_the_default_one(
+    level: int, levels: range, priority: int
+) -> None:
+    assert requested_priority({"priority": InferParameter(uint64_param=level)}, levels) == priority
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"), [(0, 0), (1, -1), (2, 0), (3, 1), (100, 98), (101, 0)]
+)
 def test_a_generation_s_level_is_a_distance_from_the_usual(level: int, priority: int) -> None:
     assert generation_priority({"priority": InferParameter(uint64_param=level)}) == priority
-
-
-def test_a_generation_has_no_more_levels_than_the_lowest() -> None:
-    with pytest.raises(InvalidArgument, match="1 to 100") as refused:
-        generation_priority({"priority": InferParameter(uint64_param=101)})
-    assert refused.value.field == "parameters.priority"
 
 
 @pytest.mark.parametrize("name", ["timeout", "priority"])
@@ -54,7 +61,7 @@ def test_a_generation_has_no_more_levels_than_the_lowest() -> None:
     ids=["empty", "negative", "text"],
 )
 def test_what_is_no_number_is_named(name: str, wrong: InferParameter) -> None:
-    read = {"timeout": own_timeout_s, "priority": requested_priority}[name]
+    read = {"timeout": own_timeout_s, "priority": generation_priority}[name]
     with pytest.raises(InvalidArgument) as refused:
         read({name: wrong})
     assert refused.value.field == f"parameters.{name}"

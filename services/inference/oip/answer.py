@@ -22,7 +22,7 @@ from mesh.pb.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mesh.request_parameters import check_parameters
 from mesh.scheduling_parameters import own_timeout_s, requested_priority, requested_timeout_s
 from mesh.tensor import Tensor, validate_request
-from services.inference.batching.terms import Terms
+from services.inference.batching.terms import NO_LEVELS, Terms
 from services.inference.llm.model import LoadedLanguageModel
 from services.inference.models.loaded_model import LoadedModel
 from services.inference.models.statistics import Measurement
@@ -89,8 +89,8 @@ class Answering:
         remaining_s: float | None,
         measured: Measurement,
     ) -> ModelInferResponse:
-        terms = make_terms(request, remaining_s)
         signature = signature_of(model)
+        terms = make_terms(request, signature, remaining_s)
         assert isinstance(model, TensorModel)  # noqa: S101  # `signature_of` has seen to it
         tensors = validate_request(request)
         check_inputs(tensors, signature, model.name)
@@ -115,12 +115,15 @@ class Answering:
         span.end(ended_ns)
 
 
-def make_terms(request: ModelInferRequest, remaining_s: float | None) -> Terms:
+def make_terms(
+    request: ModelInferRequest, signature: Signature, remaining_s: float | None
+) -> Terms:
     """What the caller says of its deadline and its turn."""
     check_parameters(request.parameters)
+    levels = NO_LEVELS if signature.batching is None else signature.batching.levels
     return Terms(
         deadline_s=None if remaining_s is None else time.monotonic() + remaining_s,
-        priority=requested_priority(request.parameters),
+        priority=requested_priority(request.parameters, levels),
         timeout_s=own_timeout_s(request.parameters),
     )
 

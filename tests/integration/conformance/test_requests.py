@@ -28,7 +28,7 @@ SCORES = Signature(
     platform="echo",
     inputs=(TensorSpec("x", "FP32", (-1, 3)),),
     outputs=(TensorSpec("scores", "FP32", (-1, 3), ("cat", "dog", "eel")),),
-    batching=BatchingOptions(),
+    batching=BatchingOptions(priority_levels=4, default_priority_level=2),
 )
 TEXT = Signature(
     platform="echo",
@@ -179,6 +179,8 @@ async def test_a_priority_reaches_the_model(client, rest, scores: EchoModel) -> 
     assert scores.terms.priority == 3
     await rest.infer("scores", [rows(triton_http)], priority=4)
     assert scores.terms.priority == 4
+    await client.infer("scores", [rows(triton)], priority=5)  # there are four: the default one
+    assert scores.terms.priority == 0
 
 
 async def test_parameters_of_other_names_are_the_models_own(client) -> None:
@@ -241,10 +243,9 @@ async def test_the_extensions_are_those_that_there_are_and_no_others(lanes: Lane
     assert (await rest.get_server_metadata())["extensions"] == sorted(EXTENSIONS)
 
 
-async def test_a_level_that_a_model_lacks_is_refused_by_name(client) -> None:
-    tensor = rows(triton)
-    with pytest.raises(InferenceServerException, match=r"parameters\.priority: the model has no"):
-        await client.infer("identity", [tensor], priority=1)
+async def test_a_model_without_levels_takes_any(client) -> None:
+    result = await client.infer("identity", [rows(triton)], priority=1)
+    assert np.array_equal(result.as_numpy("x"), ROWS)
 
 
 # --- statistics
