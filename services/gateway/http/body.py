@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.types import Receive
 
 from mesh.errors import Cancelled, InvalidArgument, PayloadTooLarge
+from services.gateway.http.long_work import carry_out
 
 AUTO_DETECT = zlib.MAX_WBITS | 32
 """zlib tells gzip and deflate (RFC 9110: the zlib format) apart by their headers."""
+
+LARGEST_RATIO = 1032
+"""How many bytes one byte of deflate stands for at most: how many it does is known afterwards."""
 
 
 async def read_body(receive: Receive, headers: Mapping[str, str], limit_bytes: int) -> bytes:
@@ -29,7 +34,11 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limit_bytes: i
     if length.isdecimal() and int(length) > limit_bytes:
         raise _too_large(limit_bytes)
     body = await _read(receive, limit_bytes)
-    return inflate(body, headers.get("content-encoding", ""), limit_bytes)
+    encoding = headers.get("content-encoding", "")
+    if not encoding:
+        return body
+    work = partial(inflate, body, encoding, limit_bytes)
+    return await carry_out(work, min(limit_bytes, len(body) * LARGEST_RATIO))
 
 
 def inflate(body: bytes, encoding: str, limit_bytes: int) -> bytes:

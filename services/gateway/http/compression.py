@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import zlib
+from functools import partial
+
+from services.gateway.http.long_work import carry_out
 
 LEVEL = 1
 """Tensors compress little; what a higher level gains it does not pay for."""
-
-IN_THREAD_BYTES = 256 * 1024
-"""From here on compressing takes milliseconds, which the event loop should not wait for."""
 
 
 def accepted_encoding(accept: str) -> str | None:
@@ -24,9 +23,7 @@ def accepted_encoding(accept: str) -> str | None:
 async def compress(body: bytes, encoding: str) -> bytes:
     """The body in the given encoding."""
     work = _gzip if encoding == "gzip" else _deflate
-    if len(body) < IN_THREAD_BYTES:
-        return work(body)
-    return await asyncio.to_thread(work, body)
+    return await carry_out(partial(work, body), len(body))
 
 
 def _gzip(body: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -14,6 +15,7 @@ from services.gateway.dataplane import Dataplane
 from services.gateway.http.compression import accepted_encoding, compress
 from services.gateway.http.exchange import Exchange, Routes
 from services.gateway.http.json import json_response
+from services.gateway.http.long_work import carry_out
 from services.gateway.node_client import RECEIPT_HEADERS, Answer
 from services.gateway.oip.config_json import message_to_json
 from services.gateway.oip.generate_rest import GenerateRest
@@ -98,10 +100,12 @@ class OipRest:
         if is_raw(length):
             request, form = await self._raw_request(exchange), OutputForm(default=True)
         else:
-            request, form = parse_infer_request(exchange.body, length)
+            parse = partial(parse_infer_request, exchange.body, length)
+            request, form = await carry_out(parse, len(exchange.body))
             request.model_name, request.model_version = _named(exchange)
         answer = await self.dataplane.infer(request, exchange.caller)
-        rendered = render_infer_response(answer.message, form)
+        size_bytes = sum(map(len, answer.message.raw_output_contents))
+        rendered = await carry_out(partial(render_infer_response, answer.message, form), size_bytes)
         return await _infer_response(rendered, answer, exchange.headers)
 
     async def _raw_request(self, exchange: Exchange) -> oip.ModelInferRequest:

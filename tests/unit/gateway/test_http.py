@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import threading
 import zlib
 
 import pytest
@@ -14,6 +15,7 @@ from services.gateway.http.compression import accepted_encoding, compress
 from services.gateway.http.endpoint import run_while_connected
 from services.gateway.http.event_stream import DONE, EventStream, frame
 from services.gateway.http.json import dump_json, parse_json
+from services.gateway.http.long_work import IN_THREAD_BYTES, carry_out
 
 LIMIT = 1000
 
@@ -60,6 +62,20 @@ async def test_a_client_that_leaves_while_sending_is_gone() -> None:
     receive, _ = receiving(b"half", then="http.disconnect")
     with pytest.raises(Cancelled):
         await read_body(receive, {}, LIMIT)
+
+
+async def test_a_body_that_may_grow_large_is_inflated_beside_the_loop() -> None:
+    plain = bytes(IN_THREAD_BYTES)
+    receive, _ = receiving(gzip.compress(plain))
+    other = asyncio.create_task(asyncio.sleep(0))
+    assert await read_body(receive, {"content-encoding": "gzip"}, len(plain)) == plain
+    assert other.done()  # `receive` does not wait, so only inflating can have let it
+
+
+@pytest.mark.parametrize(("size", "in_thread"), [(IN_THREAD_BYTES - 1, False), (2**40, True)])
+async def test_only_work_on_many_bytes_goes_to_a_thread(size: int, in_thread: bool) -> None:
+    ran_in = await carry_out(threading.current_thread, size)
+    assert (ran_in is not threading.current_thread()) == in_thread
 
 
 @given(st.binary(max_size=LIMIT), st.sampled_from(["gzip", "deflate", "GZIP", "identity", ""]))
