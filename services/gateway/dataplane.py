@@ -24,6 +24,7 @@ from services.gateway.directory_watch import DirectoryWatch
 from services.gateway.node_client import Answer, Hop, NodeClient
 from services.gateway.oip.shared_tensor import (
     fetch_inputs,
+    refuse_output_places,
     store_outputs,
     take_output_places,
 )
@@ -81,6 +82,8 @@ class Dataplane:
         if not self.is_decoupled(request):
             yield mark_final((await self.infer(request, caller)).message)
             return
+        refuse_output_places(request)
+        fetch_inputs(request, self.memory, caller)
         begun = await self.begin_text(request, caller)
         async with aclosing(begun.responses) as responses:
             async for response in responses:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import queue
+from collections.abc import Iterator
 
 import grpc
 import httpx
@@ -11,7 +13,9 @@ import pytest
 import tritonclient.grpc as triton
 
 from mesh.pb import inference_pb2 as oip
+from mesh.tensor import encode_raw
 from mesh.text_inference import read_text_output
+from services.gateway.shared_memory import FOLDER
 from tests.integration.gateway_node_servicer import WORDS, text_of
 from tests.integration.gateway_rig import Rig
 
@@ -44,6 +48,38 @@ async def test_a_stream_brings_pieces_and_what_they_took(gateway: Rig, stub) -> 
     assert last.parameters["finish_reason"].string_param == "stop"
     assert {(each.id, each.model_version) for each in responses} == {("r-1", "1")}
     assert "x-ringmesh-affinity" in gateway.node.metadata[-1]
+
+
+@pytest.fixture
+def prompt_in_memory() -> Iterator[tuple[str, int]]:
+    """A shared memory object that is a prompt, and its size."""
+    raw = encode_raw(np.array([b"from memory"], np.object_), "BYTES")
+    place = FOLDER / f"ringmesh-test-{os.getpid()}"
+    place.write_bytes(raw)
+    yield f"/{place.name}", len(raw)
+    place.unlink()
+
+
+async def test_a_stream_reads_its_text_from_shared_memory(
+    gateway: Rig, stub, prompt_in_memory: tuple[str, int]
+) -> None:
+    here = (("x-forwarded-for", "127.0.0.1"),)
+    key, size = prompt_in_memory
+    region = oip.SystemSharedMemoryRegisterRequest(name="text", key=key, byte_size=size)
+    await stub.SystemSharedMemoryRegister(region, metadata=here)
+    asked = request("")
+    asked.inputs[0].ClearField("contents")
+    asked.inputs[0].parameters["shared_memory_region"].string_param = "text"
+    asked.inputs[0].parameters["shared_memory_byte_size"].int64_param = size
+    responses = [each async for each in stub.ModelStreamInfer(iter([asked]), metadata=here)]
+    assert not any(each.error_message for each in responses)
+    assert gateway.node.generations[-1].text == "from memory"
+    asked.outputs.add(name="text_output").parameters["shared_memory_region"].string_param = "text"
+    (told,) = [each async for each in stub.ModelStreamInfer(iter([asked]), metadata=here)]
+    assert told.error_message.startswith("outputs.text_output: what comes in pieces")
+    await stub.SystemSharedMemoryUnregister(
+        oip.SystemSharedMemoryUnregisterRequest(name="text"), metadata=here
+    )
 
 
 async def test_a_stream_outlives_the_node_that_dies(gateway: Rig, stub) -> None:

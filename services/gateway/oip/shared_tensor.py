@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, Unimplemented
 from mesh.pb import inference_pb2 as oip
 from services.gateway.caller import Caller
 from services.gateway.shared_memory import SharedMemory
@@ -75,6 +75,19 @@ def take_output_places(request: oip.ModelInferRequest) -> Mapping[str, Place]:
         each.name: take_place(each.parameters, f"outputs.{each.name}") for each in request.outputs
     }
     return {name: place for name, place in found.items() if place is not None}
+
+
+def refuse_output_places(request: oip.ModelInferRequest) -> None:
+    """Refuses outputs in shared memory, for an answer in pieces: each would overwrite the last.
+
+    Raises:
+        Unimplemented: an output is wanted there.
+    """
+    for output in request.outputs:
+        if REGION in output.parameters:
+            raise Unimplemented(
+                f"outputs.{output.name}: what comes in pieces cannot go to shared memory"
+            )
 
 
 def store_outputs(

@@ -11,7 +11,12 @@ import pytest
 from mesh.errors import AlreadyExists, InvalidArgument, NotFound, RingmeshError, Unimplemented
 from mesh.pb import inference_pb2 as oip
 from services.gateway.caller import Caller
-from services.gateway.oip.shared_tensor import fetch_inputs, store_outputs, take_output_places
+from services.gateway.oip.shared_tensor import (
+    fetch_inputs,
+    refuse_output_places,
+    store_outputs,
+    take_output_places,
+)
 from services.gateway.shared_memory import SharedMemory
 
 HERE = Caller(address="127.0.0.1")
@@ -90,6 +95,15 @@ def test_outputs_go_where_they_are_wanted(memory: SharedMemory, tmp_path: Path) 
     assert list(response.raw_output_contents) == [b"aaaa", b""]
     assert response.outputs[1].parameters["shared_memory_byte_size"].int64_param == 4
     assert (tmp_path / "object").read_bytes()[10:14] == b"bbbb"
+
+
+def test_an_output_that_comes_in_pieces_stays_outside(memory: SharedMemory) -> None:
+    request = request_of("r")
+    request.outputs.add(name="a")
+    refuse_output_places(request)
+    request.outputs.add(name="b").parameters["shared_memory_region"].string_param = "r"
+    with pytest.raises(Unimplemented, match=r"outputs\.b: what comes in pieces"):
+        refuse_output_places(request)
 
 
 @pytest.mark.parametrize("address", [None, "203.0.113.7", "not an address", "2001:db8::1", ""])
