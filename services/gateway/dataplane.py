@@ -48,7 +48,7 @@ class Dataplane:
         self, request: oip.ModelInferRequest, caller: Caller
     ) -> Answer[oip.ModelInferResponse]:
         """Runs the model that the request names."""
-        places = take_output_places(request)
+        places = take_output_places(request, self.memory, caller)
         fetch_inputs(request, self.memory, caller)
         answer = await self._infer(request, caller)
         store_outputs(answer.message, places, self.memory, caller)

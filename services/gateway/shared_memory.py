@@ -128,6 +128,16 @@ class SharedMemory:
         if caller.address is None or not _is_own(caller.address):
             raise Unimplemented("shared memory is for clients on the gateway's own host")
 
+    def check_part(self, region: str, offset: int, byte_size: int, caller: Caller) -> None:
+        """Refuses what is no part of a region that is registered.
+
+        Raises:
+            Unimplemented: the caller is on another host.
+            NotFound: there is no such region.
+            InvalidArgument: the part reaches past its region.
+        """
+        self._part(region, offset, byte_size, caller)
+
     def close(self) -> None:
         """Lets go of every region."""
         for region in self._regions.values():

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesh.errors import InvalidArgument, Unimplemented
+from mesh.errors import InvalidArgument, PayloadTooLarge, Unimplemented
 from mesh.pb import inference_pb2 as oip
+from mesh.server import MAX_MESSAGE_BYTES
 from services.gateway.caller import Caller
 from services.gateway.shared_memory import SharedMemory
 
@@ -48,6 +49,7 @@ def fetch_inputs(request: oip.ModelInferRequest, memory: SharedMemory, caller: C
     Raises:
         InvalidArgument: typed contents beside shared memory, or a place that does not exist.
         NotFound: a region that is not registered.
+        PayloadTooLarge: more than a node takes.
         Unimplemented: the caller is on another host.
     """
     places = [take_place(each.parameters, f"inputs.{each.name}") for each in request.inputs]
@@ -62,6 +64,9 @@ def fetch_inputs(request: oip.ModelInferRequest, memory: SharedMemory, caller: C
             "beside shared memory, inputs are sent raw",
             field="inputs",
         )
+    size = sum(map(len, sent)) + sum(place.byte_size for place in places if place is not None)
+    if size > MAX_MESSAGE_BYTES:
+        raise PayloadTooLarge(f"inputs: {size} bytes are more than {MAX_MESSAGE_BYTES}")
     del request.raw_input_contents[:]
     in_order = iter(sent)
     for place in places:
@@ -69,12 +74,23 @@ def fetch_inputs(request: oip.ModelInferRequest, memory: SharedMemory, caller: C
         request.raw_input_contents.append(data)
 
 
-def take_output_places(request: oip.ModelInferRequest) -> Mapping[str, Place]:
-    """Takes out of the request where its outputs are wanted."""
+def take_output_places(
+    request: oip.ModelInferRequest, memory: SharedMemory, caller: Caller
+) -> Mapping[str, Place]:
+    """Takes out of the request where its outputs are wanted; there is such a place for each.
+
+    Raises:
+        InvalidArgument: a place that reaches past its region.
+        NotFound: a region that is not registered.
+        Unimplemented: the caller is on another host.
+    """
     found = {
         each.name: take_place(each.parameters, f"outputs.{each.name}") for each in request.outputs
     }
-    return {name: place for name, place in found.items() if place is not None}
+    places = {name: place for name, place in found.items() if place is not None}
+    for place in places.values():
+        memory.check_part(place.region, place.offset, place.byte_size, caller)
+    return places
 
 
 def refuse_output_places(request: oip.ModelInferRequest) -> None:

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from mesh.errors import AlreadyExists, InvalidArgument, NotFound, RingmeshError, Unimplemented
+from mesh.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    PayloadTooLarge,
+    RingmeshError,
+    Unimplemented,
+)
 from mesh.pb import inference_pb2 as oip
+from mesh.server import MAX_MESSAGE_BYTES
 from services.gateway.caller import Caller
 from services.gateway.oip.shared_tensor import (
     fetch_inputs,
@@ -49,6 +57,16 @@ def request_of(*regions: str | None) -> oip.ModelInferRequest:
     return request
 
 
+def request_for(region: str, *, offset: int, byte_size: int) -> oip.ModelInferRequest:
+    """The output `b` is wanted in shared memory."""
+    request = oip.ModelInferRequest()
+    wanted = request.outputs.add(name="b").parameters
+    wanted["shared_memory_region"].string_param = region
+    wanted["shared_memory_byte_size"].int64_param = byte_size
+    wanted["shared_memory_offset"].int64_param = offset
+    return request
+
+
 def test_inputs_come_out_of_memory_in_their_places(memory: SharedMemory) -> None:
     request = request_of("r", None, "r")
     fetch_inputs(request, memory, HERE)
@@ -81,12 +99,8 @@ def test_a_stranger_is_refused_before_anything_is_read(memory: SharedMemory) -> 
 
 
 def test_outputs_go_where_they_are_wanted(memory: SharedMemory, tmp_path: Path) -> None:
-    request = oip.ModelInferRequest()
-    wanted = request.outputs.add(name="b").parameters
-    wanted["shared_memory_region"].string_param = "r"
-    wanted["shared_memory_byte_size"].int64_param = 8
-    wanted["shared_memory_offset"].int64_param = 2
-    places = take_output_places(request)
+    request = request_for("r", offset=2, byte_size=8)
+    places = take_output_places(request, memory, HERE)
     assert not request.outputs[0].parameters
     response = oip.ModelInferResponse(raw_output_contents=[b"aaaa", b"bbbb"])
     response.outputs.add(name="a")
@@ -153,6 +167,30 @@ def test_what_reaches_past_a_region_is_refused(memory: SharedMemory, tmp_path: P
         memory.read("r", 0, 4, HERE)
     with pytest.raises(InvalidArgument, match="cut short"):
         memory.write("r", 0, b"1234", HERE)
+
+
+@pytest.mark.parametrize(
+    ("region", "byte_size", "caller", "error"),
+    [
+        ("nope", 8, HERE, NotFound),
+        ("r", 33, HERE, InvalidArgument),
+        ("r", 8, Caller(address="203.0.113.7"), Unimplemented),
+    ],
+)
+def test_a_place_that_takes_no_output_is_refused_before_there_is_one(
+    memory: SharedMemory, region: str, byte_size: int, caller: Caller, error: type[RingmeshError]
+) -> None:
+    with pytest.raises(error):
+        take_output_places(request_for(region, offset=0, byte_size=byte_size), memory, caller)
+
+
+def test_no_more_is_read_than_a_node_takes(memory: SharedMemory, tmp_path: Path) -> None:
+    os.truncate(tmp_path / "object", MAX_MESSAGE_BYTES)  # holes: it takes no room
+    memory.register("large", "/object", 0, MAX_MESSAGE_BYTES, HERE)
+    request = request_of("large", None, "large")
+    request.inputs[0].parameters["shared_memory_byte_size"].int64_param = MAX_MESSAGE_BYTES - 7
+    with pytest.raises(PayloadTooLarge, match=f"{MAX_MESSAGE_BYTES + 1} bytes"):
+        fetch_inputs(request, memory, HERE)
 
 
 def test_typed_contents_beside_shared_memory_are_refused(memory: SharedMemory) -> None:
