@@ -113,6 +113,8 @@ def test_trace_settings_apply_live(client: triton.InferenceServerClient, http) -
     try:
         shown = http.get("/v2/trace/setting").json()
         assert (shown["trace_level"], shown["trace_rate"]) == (["TIMESTAMPS"], "4")
+        asked = http.request("GET", "/v2/trace/setting", json={"trace_level": ["OFF"]})
+        assert asked.json() == shown
         assert http.post("/v2/trace/setting", json={"trace_level": ["OFF"]}).json()[
             "trace_level"
         ] == ["OFF"]
@@ -146,6 +148,8 @@ def test_log_settings_apply_live(client: triton.InferenceServerClient, http) -> 
         shown = client.get_log_settings(as_json=True)["settings"]
         assert "log_info" not in shown or not shown["log_info"].get("bool_param")
         assert shown["log_warning"]["bool_param"] is True
+        asked = http.request("GET", "/v2/logging", json={"log_warning": False})
+        assert asked.json()["log_warning"] is True
     finally:
         client.update_log_settings(settings={"log_info": True})
     assert http.get("/v2/logging").json()["log_info"] is True

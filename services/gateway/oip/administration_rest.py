@@ -15,6 +15,7 @@ from services.gateway.http.json import json_response, parse_json
 from services.gateway.oip.config_json import message_to_json
 from services.gateway.oip.setting import ServerSettings
 from services.gateway.oip.shared_memory_rest import SharedMemoryRest
+from services.gateway.oip.trace_setting import Settings
 from services.gateway.repository import FleetRepository, NodeState
 from services.gateway.shared_memory import SharedMemory
 
@@ -32,9 +33,9 @@ class AdministrationRest:
         return (
             *self._repository_routes("/v2/repository"),
             *self._repository_routes("/v2/repository/{repository}"),
-            *_both("/v2/trace/setting", self.trace),
-            *_both("/v2/models/{model}/trace/setting", self.trace),
-            *_both("/v2/logging", self.log),
+            *_setting("/v2/trace/setting", self.show_trace, self.change_trace),
+            *_setting("/v2/models/{model}/trace/setting", self.show_trace, self.change_trace),
+            *_setting("/v2/logging", self.show_log, self.change_log),
             *SharedMemoryRest(self.memory).routes(),
         )
 
@@ -65,21 +66,32 @@ class AdministrationRest:
         _fill(request, exchange)
         return _told(await self.repository.unload(request, exchange.caller))
 
-    async def trace(self, exchange: Exchange) -> Response:
+    async def show_trace(self, exchange: Exchange) -> Response:
         """Which traces are recorded."""
+        return await self._trace({}, exchange)
+
+    async def change_trace(self, exchange: Exchange) -> Response:
+        """Which traces are recorded, once it is as the body says."""
         changes = {name: _texts(name, value) for name, value in _object(exchange).items()}
+        return await self._trace(changes, exchange)
+
+    async def _trace(self, changes: Settings, exchange: Exchange) -> Response:
         shown = await self.settings.trace(changes, exchange.path.get("model", ""))
         flat = {name: values[0] for name, values in shown.items()}
         return json_response({**flat, "trace_level": list(shown["trace_level"])})
 
-    async def log(self, exchange: Exchange) -> Response:
+    async def show_log(self, exchange: Exchange) -> Response:
         """What is logged."""
+        del exchange
+        return json_response(await self.settings.log({}))
+
+    async def change_log(self, exchange: Exchange) -> Response:
+        """What is logged, once it is as the body says."""
         return json_response(await self.settings.log(_object(exchange)))
 
 
-def _both(path: str, handler: Handler) -> Routes:
-    """Read with GET, changed with POST."""
-    return (("GET", path, handler), ("POST", path, handler))
+def _setting(path: str, show: Handler, change: Handler) -> Routes:
+    return (("GET", path, show), ("POST", path, change))
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
