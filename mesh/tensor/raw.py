@@ -40,8 +40,8 @@ class Tensor:
     raw: bytes
 
     def array(self) -> Array:
-        """The values, see `decode_raw`."""
-        return decode_raw(self.datatype, self.shape, self.raw, field=self.name)
+        """The values of an input, see `decode_raw`."""
+        return decode_raw(self.datatype, self.shape, self.raw, field=f"inputs.{self.name}")
 
 
 def _datatype_table() -> Mapping[str, Datatype]:

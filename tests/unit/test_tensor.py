@@ -16,6 +16,7 @@ from mesh.errors import InvalidArgument, Unimplemented
 from mesh.pb.inference_pb2 import ModelInferRequest
 from mesh.tensor import (
     DATATYPES,
+    Tensor,
     bf16_to_float32,
     check_raw,
     contents_to_raw,
@@ -170,6 +171,13 @@ def test_an_empty_axis_beside_a_huge_one() -> None:
 def test_bytes_that_do_not_add_up(raw: bytes, message: str) -> None:
     with refused(message):
         decode_raw("BYTES", [2], raw, field="x")
+
+
+def test_an_input_that_no_array_can_be_is_named() -> None:
+    tensor = Tensor("x", "FP32", (0, 2**62, 2**62), b"")
+    with refused(r"inputs\.x: shape .* is too large") as caught:
+        tensor.array()
+    assert caught.value.field == "inputs.x"
 
 
 def test_an_unknown_datatype_is_named() -> None:
