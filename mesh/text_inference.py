@@ -26,6 +26,9 @@ DEFAULT_MAX_TOKENS = 16
 """Of a text that is continued as it stands: it has no natural end, and would go on to that of the
 context. OpenAI's completions, vLLM and Triton with vLLM have the same default."""
 
+WITHOUT_PROMPT = "exclude_input_in_output"
+"""What clients ask of Triton's language models, and what is so here anyway."""
+
 _INT32 = range(-(2**31), 2**31)
 _UINT64 = range(2**64)
 
@@ -112,6 +115,7 @@ def read_text_request(request: ModelInferRequest) -> TextRequest:
         for name, parameter in request.parameters.items()
         if name not in RESERVED and not name.startswith(RESERVED_PREFIX)
     }
+    given.pop(WITHOUT_PROMPT, None)
     stop = given.pop("stop", None)
     form = {kind: given.pop(kind) for kind in _FORMS if kind in given}
     if len(form) > 1:
@@ -192,6 +196,12 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
+def _only_true(name: str, value: Any) -> bool:
+    if not _boolean(name, value):
+        raise _wrong(name, f"an answer never begins with its {TEXT_INPUT}; say true, or nothing")
+    return True
+
+
 def _boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _wrong(name, f"takes true or false, not {value!r}")
@@ -214,6 +224,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "json_object": _boolean,
     "regex": _text,
     "grammar": _text,
+    WITHOUT_PROMPT: _only_true,
 }
 _FORMS = ("json_schema", "json_object", "regex", "grammar")
 

@@ -48,6 +48,14 @@ def test_parameters_become_sampling_and_limits() -> None:
     assert read_text_request(request) == TextRequest("Once", 5, True, ("\n",), sampling)
 
 
+def test_the_prompt_is_never_part_of_the_answer() -> None:
+    yes, no = (InferParameter(bool_param=value) for value in (True, False))
+    assert read_text_request(make(exclude_input_in_output=yes)) == TextRequest("Once")
+    with pytest.raises(InvalidArgument, match="never begins with its text_input") as refused:
+        read_text_request(make(exclude_input_in_output=no))
+    assert refused.value.field == "parameters.exclude_input_in_output"
+
+
 def test_a_text_that_names_no_end_has_the_length_that_others_give_it() -> None:
     assert read_text_request(make()).max_tokens == DEFAULT_MAX_TOKENS == 16
     assert read_text_request(make(max_tokens=integer(0))).max_tokens == 0  # its model refuses it
