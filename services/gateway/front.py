@@ -64,7 +64,7 @@ def make_front(
     memory = SharedMemory()
     dataplane = Dataplane(watch, nodes, statistics, texts, memory, settings.infer_timeout_s)
     repository = FleetRepository(watch, fleet, dataplane.is_ready, dataplane.is_routed)
-    server_settings = ServerSettings(LiveSettings(channel))
+    server_settings = ServerSettings(LiveSettings(channel), watch)
     servicer = OipServicer(dataplane, repository, server_settings, memory)
     binding = ServiceBinding(SERVICE, add_GRPCInferenceServiceServicer_to_server, servicer)
     administration = AdministrationRest(repository, server_settings, memory)

@@ -239,3 +239,11 @@ async def test_many_calls_at_once(client) -> None:
         *(client.infer("identity", [make_input("x", [i])]) for i in range(100))
     )
     assert [result.as_numpy("x")[0] for result in results] == list(range(100))
+
+
+async def test_the_trace_settings_of_an_unknown_model_are_refused_in_tritons_words(client) -> None:
+    with pytest.raises(
+        InferenceServerException, match="Request for unknown model : nope"
+    ) as caught:
+        await client.get_trace_settings(model_name="nope")
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
