@@ -8,6 +8,7 @@ form that stock clients read.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
@@ -33,8 +34,9 @@ from services.inference.oip import text as oip_text
 from services.inference.oip.classification import classify
 from services.inference.oip.request import WantedOutput, check_inputs, requested_outputs
 
-_LONG_RANKING_BYTES = 256 * 1024
-"""A larger output is ranked beside the event loop, which it would hold up for milliseconds."""
+LONG_RANKING = 8192
+"""So many values are ranked beside the event loop, which they would hold up for milliseconds: as
+many strings are made of them, if as many classes are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,12 @@ async def _render(
     outputs: Iterable[Tensor], wanted: Iterable[WantedOutput], *, has_rows: bool
 ) -> list[Tensor]:
     by_name = {tensor.name: tensor for tensor in outputs}
-    return [await _form(by_name[each.name], each, has_rows=has_rows) for each in wanted]
+    return [await form_output(by_name[each.name], each, has_rows=has_rows) for each in wanted]
 
 
-async def _form(tensor: Tensor, wanted: WantedOutput, *, has_rows: bool) -> Tensor:
+async def form_output(tensor: Tensor, wanted: WantedOutput, *, has_rows: bool) -> Tensor:
+    """The output as it is wanted: itself, or its largest values."""
     if not wanted.classes:
         return tensor
     rank = partial(classify, tensor, wanted.classes, wanted.labels, has_rows=has_rows)
-    return rank() if len(tensor.raw) < _LONG_RANKING_BYTES else await asyncio.to_thread(rank)
+    return rank() if math.prod(tensor.shape) < LONG_RANKING else await asyncio.to_thread(rank)

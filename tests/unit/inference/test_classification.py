@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import numpy as np
@@ -13,7 +14,9 @@ from hypothesis.extra import numpy as hnp
 from mesh.errors import InvalidArgument
 from mesh.server import MAX_MESSAGE_BYTES
 from mesh.tensor import DATATYPES, Tensor, encode_raw, float32_to_bf16
+from services.inference.oip.answer import LONG_RANKING, form_output
 from services.inference.oip.classification import LEAST_CLASS_BYTES, classify
+from services.inference.oip.request import WantedOutput
 
 MOST = MAX_MESSAGE_BYTES // LEAST_CLASS_BYTES
 
@@ -110,6 +113,16 @@ def test_what_no_answer_could_hold_is_refused_by_the_outputs_name(shape, field: 
         )
     assert refused.value.field == field
     assert refused.value.message.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(("values", "in_thread"), [(LONG_RANKING - 1, False), (LONG_RANKING, True)])
+async def test_many_values_are_ranked_beside_the_loop(values: int, in_thread: bool) -> None:
+    other = asyncio.create_task(asyncio.sleep(0))
+    tensor = Tensor("y", "UINT8", (values,), bytes(values))
+    ranked = await form_output(tensor, WantedOutput("y", classes=1), has_rows=False)
+    assert ranked.shape == (1,)
+    assert other.done() == in_thread
+    await other
 
 
 def test_ties_keep_their_order_and_nan_comes_last() -> None:
