@@ -17,6 +17,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mesh.errors import InvalidArgument
 from mesh.pb.node_pb2 import Choice, GenerateRequest
 
+MAX_CHOICE_TEXTS = 4096
+"""No node takes more."""
+LONGEST_NAME_SHOWN = 40
+
 
 def _as_schema(value: Any) -> Any:
     """A schema may come as JSON or as the text of it."""
@@ -30,6 +34,7 @@ def _as_schema(value: Any) -> Any:
 
 
 Schema = Annotated[str, BeforeValidator(_as_schema)]
+ChoiceTexts = Annotated[list[str], Field(max_length=MAX_CHOICE_TEXTS, fail_fast=True)]
 
 
 class JsonSchemaFormat(BaseModel):
@@ -52,14 +57,14 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """vLLM's field; what else it has there would change the answer, and is refused."""
+    """vLLM's field; what else it has there would change the answer, and is refused by name."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="allow")
 
     json_: Annotated[Schema | None, Field(alias="json")] = None
     json_object: bool | None = None
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: ChoiceTexts | None = None
     grammar: str | None = None
 
 
@@ -70,7 +75,7 @@ class ConstraintFields(BaseModel):
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: ChoiceTexts | None = None
     guided_grammar: str | None = None
 
 
@@ -132,6 +137,9 @@ def _of_response_format(asked: ResponseFormat) -> Iterator[AskedConstraint]:
 
 
 def _of_structured_outputs(asked: StructuredOutputs) -> Iterator[AskedConstraint]:
+    for name in asked.model_extra or ():
+        field = f"structured_outputs.{name[:LONGEST_NAME_SHOWN]}"
+        raise InvalidArgument(f"{field} is not supported", field=field)
     found = [
         *_given("structured_outputs.json", "json_schema", asked.json_),
         *_given("structured_outputs.json_object", "json_object", asked.json_object or None),

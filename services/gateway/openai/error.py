@@ -78,7 +78,7 @@ def in_words_of(fields: Mapping[str, str]) -> Iterator[None]:
 
 
 def _refusal(error: ValidationError) -> InvalidArgument:
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return InvalidArgument(f"the body is not valid JSON: {first['msg']}", field="body")
     field = _path(first["loc"]) or "body"

@@ -2,6 +2,9 @@
 
 A field that is not known is ignored, as OpenAI-compatible servers do; a field that would change the
 answer and is not honoured is refused by name, because ignoring it would be a wrong answer.
+
+Every list fails at its first wrong element: only that one is named, and to note each of a million
+would hold the event loop up for seconds.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_PROMPT_TOKENS = 2**20
 """No model has such a context; beyond it the tokens themselves are not looked at."""
+MAX_MESSAGES = 2**16
+"""Each takes several tokens of a context."""
 MAX_PRIORITY = 100
 MAX_INPUTS = 2048
 MAX_TOP_LOGPROBS = 20
@@ -90,9 +95,13 @@ def _not_empty(text: str) -> str:
     return text
 
 
-Texts = Annotated[list[str], BeforeValidator(_as_texts), Field(max_length=MAX_STOPS)]
+Texts = Annotated[
+    list[str], Field(max_length=MAX_STOPS, fail_fast=True), BeforeValidator(_as_texts)
+]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+TokenIds = Annotated[
+    list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)
+]
 Prompt = Annotated[
     Annotated[str, Tag("a text")] | Annotated[TokenIds, Tag("token ids")],
     Discriminator(_prompt_form),
@@ -185,7 +194,7 @@ class Message(BaseModel):
 class ChatRequest(_GenerationRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -211,7 +220,9 @@ class CompletionRequest(_GenerationRequest):
     """POST /v1/completions."""
 
     prompt: Annotated[
-        list[Prompt], BeforeValidator(_as_prompts), Field(min_length=1, max_length=MAX_CHOICES)
+        list[Prompt],
+        Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True),
+        BeforeValidator(_as_prompts),
     ]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
@@ -224,8 +235,8 @@ class EmbeddingRequest(_Request):
 
     input: Annotated[
         list[Annotated[str, AfterValidator(_not_empty)]],
+        Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True),
         BeforeValidator(_as_inputs),
-        Field(min_length=1, max_length=MAX_INPUTS),
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None

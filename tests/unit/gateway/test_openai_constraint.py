@@ -110,6 +110,7 @@ def test_plain_completions_may_have_a_form_too() -> None:
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"json_object": False}}, "structured_outputs"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"x" * 50: 1, "regex": "a"}}, f"structured_outputs.{'x' * 40}"),
         ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs.regex"),
         ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
         ({"response_format": openai_schema({}), "guided_choice": ["a"]}, "guided_choice"),
@@ -119,6 +120,13 @@ def test_a_wrong_form_is_refused_by_its_field(fields: dict, param: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         sent(**fields)
     assert refused.value.field == param
+
+
+def test_names_that_are_not_known_are_not_each_an_error() -> None:
+    unknown = dict.fromkeys("abc", 1)
+    read_chat(structured_outputs=unknown)  # so the first is named, and the others not even counted
+    with pytest.raises(InvalidArgument, match=r"structured_outputs\.a is not supported"):
+        sent(structured_outputs=unknown)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mesh.errors import InvalidArgument, ModelNotFound, ModelNotReady, PayloadTooLarge, QueueFull
 from mesh.pb import inference_pb2 as oip
@@ -18,6 +19,7 @@ from services.gateway.openai.embedding import make_infer, split_vectors
 from services.gateway.openai.error import error_body, read_request, render_error
 from services.gateway.openai.logprob import completion_logprobs
 from services.gateway.openai.request import (
+    MAX_MESSAGES,
     MAX_PROMPT_TOKENS,
     ChatRequest,
     CompletionRequest,
@@ -27,6 +29,7 @@ from services.gateway.openai.text import chat_generation, completion_generations
 from services.gateway.openai.usage import Usage, count_usage
 
 REFERENCE = ModelReference("m", version=3)
+USER = {"role": "user", "content": "x"}
 ANY_TEXT = st.text(st.characters(codec="utf-8"))
 
 
@@ -134,7 +137,7 @@ def test_a_full_queue_says_when_to_come_back() -> None:
 
 
 def read_chat(**fields) -> ChatRequest:
-    body = {"model": "m@3", "messages": [{"role": "user", "content": "x"}]} | fields
+    body = {"model": "m@3", "messages": [USER]} | fields
     return read_request(ChatRequest, json.dumps(body).encode())
 
 
@@ -195,6 +198,32 @@ def test_a_wrong_prompt_is_named_where_it_is_wrong(prompt, field: str, problem: 
     with pytest.raises(InvalidArgument, match=problem) as refused:
         read_request(CompletionRequest, json.dumps({"model": "m", "prompt": prompt}).encode())
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (ChatRequest, {"messages": [1, 1, 1]}),
+        (ChatRequest, {"stop": [1, 1, 1]}),
+        (ChatRequest, {"guided_choice": [1, 1, 1]}),
+        (ChatRequest, {"structured_outputs": {"choice": [1, 1, 1]}}),
+        (CompletionRequest, {"prompt": [{}, {}, {}]}),
+        (CompletionRequest, {"prompt": [[1.5, 1.5, 1.5]]}),
+        (CompletionRequest, {"prompt": [[1.5], [1.5], [1.5]]}),
+        (EmbeddingRequest, {"input": ["", "", ""]}),
+    ],
+)
+def test_a_list_is_left_at_its_first_wrong_element(kind, fields: dict) -> None:
+    body = {"model": "m", "messages": [USER], "prompt": "x", "input": "x"} | fields
+    with pytest.raises(ValidationError) as refused:
+        kind.model_validate_json(json.dumps(body))
+    assert refused.value.error_count() == 1
+
+
+def test_a_conversation_has_an_end() -> None:
+    with pytest.raises(InvalidArgument, match=f"at most {MAX_MESSAGES} items") as refused:
+        read_chat(messages=[USER] * (MAX_MESSAGES + 1))
+    assert refused.value.field == "messages"
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda v: st.lists(v, max_size=3)))
