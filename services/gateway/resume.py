@@ -5,6 +5,9 @@ same seed and the same request, another node goes on exactly there. `Continuatio
 bookkeeping and is pure; `generate` carries it out. A refusal (not ready, queue full, a bad request)
 is an answer and is not repeated; what is: a node that dies, an engine that breaks, a model that is
 unloaded under the stream. Where nobody else takes it up, the caller is told why it broke off.
+
+The version that began goes on, wherever the name or the alias leads by then: another one would
+continue a text that it would not have written.
 """
 
 from __future__ import annotations
@@ -16,15 +19,16 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from mesh.deadline import HOP_OVERHEAD_S
-from mesh.errors import ModelNotReady, QueueFull, RingmeshError, Unavailable
+from mesh.errors import ModelNotFound, ModelNotReady, QueueFull, RingmeshError, Unavailable
 from mesh.logs import get_logger
 from mesh.pb.node_pb2 import GenerateRequest, GenerateResponse
+from mesh.reference import ModelReference
 from services.gateway.node_client import Hop, NodeClient
 
 SEED_BITS = 63
 """Fits the signed and the unsigned 64-bit integers of every protocol on the way."""
 
-_NOBODY_ELSE = (ModelNotReady, QueueFull)
+_NOBODY_ELSE = (ModelNotFound, ModelNotReady, QueueFull)
 """How it reads that no node takes a text up."""
 
 _log = get_logger(__name__)
@@ -38,18 +42,24 @@ class Continuation:
         self._attempts_left = attempts
         self._tokens: list[int] = []
         self._has_started = False
+        self._version = ""
 
     def __repr__(self) -> str:
         return f"<Continuation {len(self._tokens)} tokens, {self._attempts_left} attempts left>"
 
     def next_request(self) -> GenerateRequest:
         """The request for the next call: the caller's own, going on after what was delivered."""
-        if not self._tokens:
+        if not (self._version or self._tokens):
             return self._request
         request = GenerateRequest()
         request.CopyFrom(self._request)
+        request.model_version = self._version or request.model_version
         request.resume_token_ids.extend(self._tokens)
         return request
+
+    def next_model(self, asked: ModelReference) -> ModelReference:
+        """Whom the next call is for: who was asked, and then the version that began."""
+        return ModelReference(asked.name, int(self._version)) if self._version else asked
 
     def accept(self, event: GenerateResponse) -> bool:
         """Notes an event; False if the caller has had it already."""
@@ -57,8 +67,10 @@ class Continuation:
         if kind == "delta":
             self._tokens.extend(event.delta.token_ids)
         elif kind == "started":
-            is_first, self._has_started = not self._has_started, True
-            return is_first
+            if self._has_started:
+                return False
+            self._has_started = True
+            self._version = event.started.model_version
         elif kind == "finished":
             event.finished.completion_tokens = max(
                 event.finished.completion_tokens, len(self._tokens)
@@ -70,7 +82,8 @@ class Continuation:
         if broke is None or not self._has_started or not isinstance(refusal, _NOBODY_ELSE):
             return refusal
         return Unavailable(
-            f"the text broke off: {broke.message}; it could not go on elsewhere: {refusal.message}",
+            f"the text broke off: {broke.message}; version {self._version} could not go on with it "
+            f"elsewhere: {refusal.message}",
             metadata=refusal.metadata,
             retry_after_s=refusal.retry_after_s,
         )
@@ -99,7 +112,8 @@ async def generate(
     state = Continuation(request, attempts)
     broke: Unavailable | None = None
     while True:
-        current = replace(hop, timeout_s=deadline - clock())
+        model = state.next_model(hop.model)
+        current = replace(hop, model=model, timeout_s=deadline - clock())
         try:
             async with aclosing(nodes.generate(state.next_request(), current)) as events:
                 async for event in events:
@@ -110,6 +124,6 @@ async def generate(
             if not state.may_go_on(deadline - clock()):
                 raise
             broke = error
-            _log.warning("generation taken up again", model=str(hop.model), why=error.message)
+            _log.warning("generation taken up again", model=str(model), why=error.message)
         except _NOBODY_ELSE as error:
             raise state.outcome(broke, error) from error

@@ -50,6 +50,9 @@ async def test_the_client_notices_nothing(gateway: Rig, http, deaths, end_early:
         assert each.sampling.seed == first.sampling.seed
         assert each.request_id == first.request_id
         assert each.chat == first.chat
+        assert each.model_version == "1"
+    models = [each["x-ringmesh-model"] for each in gateway.node.metadata]
+    assert models == ["smollm2", *["smollm2@1"] * len(later)]
 
 
 async def test_whole_answers_resume_as_well(gateway: Rig, http) -> None:
