@@ -166,16 +166,21 @@ async def _read(choice: Choice) -> Finish:
 
 
 async def _first_events(streams: Sequence[Events]) -> list[GenerateResponse]:
+    """The first event of each; a refusal cancels the others, which it would only wait for."""
     try:
-        firsts = await asyncio.gather(*map(anext, streams), return_exceptions=True)
-    except BaseException:
+        async with asyncio.TaskGroup() as tasks:
+            firsts = [tasks.create_task(_first_event(stream)) for stream in streams]
+    except BaseExceptionGroup as group:
+        await _close(streams)
+        raise group.exceptions[0] from None
+    except asyncio.CancelledError:
         await _close(streams)
         raise
-    failed = [first for first in firsts if isinstance(first, BaseException)]
-    if failed:
-        await _close(streams)
-        raise failed[0]
-    return [first for first in firsts if isinstance(first, GenerateResponse)]
+    return [first.result() for first in firsts]
+
+
+async def _first_event(stream: Events) -> GenerateResponse:
+    return await anext(stream)
 
 
 async def _close(streams: Iterable[Events]) -> None:

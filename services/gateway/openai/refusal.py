@@ -1,4 +1,4 @@
-"""Refuses well-formed requests that ask for what this mesh does not do. Pure."""
+"""Refuses well-formed requests that ask for what this mesh does not do, or for too much. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 
 from mesh.errors import InvalidArgument
 from services.gateway.openai.constraint import asked_constraint
-from services.gateway.openai.request import ChatRequest, CompletionRequest, EmbeddingRequest
+from services.gateway.openai.request import (
+    MAX_GENERATIONS,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+)
 
 _OF_VLLM: Mapping[str, object] = MappingProxyType(
     {
@@ -61,7 +66,7 @@ def _check_tools(request: ChatRequest) -> None:
 
 
 def check_completion(request: CompletionRequest) -> None:
-    """Refuses what would change the answer and is not honoured."""
+    """Refuses what would change the answer and is not honoured, and more answers than can wait."""
     _check_extensions(request)
     asked_constraint(request)
     _refuse("echo", request.echo)
@@ -69,6 +74,12 @@ def check_completion(request: CompletionRequest) -> None:
     _refuse("logit_bias", request.logit_bias)
     if request.best_of not in (None, request.choices):
         raise _unsupported("best_of", "other than n")
+    prompts, choices = len(request.prompt), request.choices
+    if prompts * choices > MAX_GENERATIONS:
+        raise InvalidArgument(
+            f"n: {choices} choices of {prompts} prompts are more than {MAX_GENERATIONS} answers",
+            field="n",
+        )
 
 
 def _check_extensions(request: ChatRequest | CompletionRequest) -> None:

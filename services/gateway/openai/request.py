@@ -25,6 +25,8 @@ from mesh.pb.node_pb2 import Sampling
 from services.gateway.openai.constraint import ConstraintFields
 
 MAX_CHOICES = 16
+MAX_GENERATIONS = 64
+"""All choices of all prompts: as many as wait for a model's slots by default."""
 MAX_STOPS = 16
 MAX_PROMPT_TOKENS = 2**20
 """No model has such a context; beyond it the tokens themselves are not looked at."""

@@ -18,6 +18,7 @@ from services.gateway.openai.answer import AnswerForm, ChunkWriter
 from services.gateway.openai.embedding import make_infer, split_vectors
 from services.gateway.openai.error import error_body, read_request, render_error
 from services.gateway.openai.logprob import completion_logprobs
+from services.gateway.openai.refusal import check_completion
 from services.gateway.openai.request import (
     MAX_MESSAGES,
     MAX_PROMPT_TOKENS,
@@ -181,6 +182,20 @@ def test_prompts_come_in_four_forms() -> None:
     assert prompts(["a", "b"]) == ["a", "b"]
     assert prompts([1, 2]) == [[1, 2]]
     assert prompts([[1, 2], [3]]) == [[1, 2], [3]]
+
+
+def test_one_request_has_no_more_answers_than_can_wait() -> None:
+    def check(prompts: int, choices: int) -> None:
+        body = {"model": "m", "prompt": ["x"] * prompts, "n": choices}
+        check_completion(read_request(CompletionRequest, json.dumps(body).encode()))
+
+    check(16, 4)
+    check(4, 16)
+    with pytest.raises(
+        InvalidArgument, match="5 choices of 16 prompts are more than 64"
+    ) as refused:
+        check(16, 5)
+    assert refused.value.field == "n"
 
 
 @pytest.mark.parametrize(
