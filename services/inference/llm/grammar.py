@@ -188,13 +188,24 @@ def write_grammar(constraint: Constraint) -> str:
         case ConstraintKind.JSON_OBJECT:
             body = _json_grammar({"type": "object"})
         case ConstraintKind.REGEX:
-            body = f"start: /{regex_to_lark(constraint.source)}/"
+            body = _regex_grammar(constraint)
         case ConstraintKind.CHOICE:
-            texts = (json.dumps(text, ensure_ascii=False) for text in constraint.sources)
-            body = "start: " + " | ".join(texts)
+            body = "start: " + " | ".join(map(_quote, constraint.sources))
         case ConstraintKind.GRAMMAR:
             body = _read_grammar(constraint)
     return body + _NO_FORCING
+
+
+def _regex_grammar(constraint: Constraint) -> str:
+    source = constraint.source
+    if (len(source) - len(source.rstrip("\\"))) % 2:  # the library would drop it
+        raise refusal(constraint, "ends with a backslash that escapes nothing")
+    return f"start: /{regex_to_lark(source)}/"
+
+
+def _quote(text: str) -> str:
+    """The text as the library's lexer takes it: as JSON, without control characters."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _json_grammar(schema: dict[str, Any]) -> str:
@@ -219,15 +230,16 @@ def _read_schema(constraint: Constraint) -> dict[str, Any]:
 
 def _check_multiple(part: dict[str, Any]) -> dict[str, Any]:
     step = part.get("multipleOf")
-    if isinstance(step, int | float) and not abs(_without_fraction(step)) <= LARGEST_MULTIPLE:
-        raise ValueError(f"multipleOf {step:g} is too complex; {LARGEST_MULTIPLE} is the largest")
+    if isinstance(step, int | float) and not isinstance(step, bool):
+        _check_steps(Decimal(str(step)))
     return part
 
 
-def _without_fraction(step: float) -> float:
-    """0.25 is counted in as many steps as 25."""
-    places = Decimal(str(step)).normalize().as_tuple().exponent
-    return step * 10.0 ** -min(0, places) if isinstance(places, int) else step
+def _check_steps(step: Decimal) -> None:
+    """0.25 is counted in as many steps as 25. Not in floats, which have no 1e310."""
+    places = step.normalize().as_tuple().exponent
+    if not isinstance(places, int) or abs(step.scaleb(-min(0, places))) > LARGEST_MULTIPLE:
+        raise ValueError(f"multipleOf {step:.6g} is too complex; {LARGEST_MULTIPLE} is the largest")
 
 
 def _read_grammar(constraint: Constraint) -> str:

@@ -6,12 +6,13 @@ import asyncio
 import json
 import random
 import re
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
@@ -139,6 +140,25 @@ def test_tokens_that_were_delivered_lead_to_the_same_place(
     assert again.is_finished == straight.is_finished
 
 
+@given(st.text(min_size=1))
+@example("\x7f")
+def test_any_text_can_be_a_choice(text: str) -> None:
+    matcher = asyncio.run(start(choice("a", f"x{text}")))
+    assert {VOCABULARY.text_bytes(token) for token in matcher.allowed()} >= {b"a", b"x"}
+
+
+async def test_a_backslash_may_end_an_expression_if_it_is_escaped() -> None:
+    matcher = await start(regex("a\\\\"))
+    matcher.take(TOKEN["a"])
+    assert not matcher.is_finished
+
+
+@given(st.recursive(st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
+def test_any_multiple_is_taken_or_refused(step: Any) -> None:
+    with suppress(InvalidArgument):
+        asyncio.run(start(schema({"type": "number", "multipleOf": step})))
+
+
 async def test_any_object_is_a_json_object() -> None:
     matcher = await start(Constraint(ConstraintKind.JSON_OBJECT))
     assert {VOCABULARY.text_bytes(token) for token in matcher.allowed()} == {b"{", b'{"'}
@@ -205,8 +225,13 @@ WRONG = [
     (schema([]), "must be a JSON object"),
     (Constraint(ConstraintKind.JSON_SCHEMA, ("{",)), "line 1 column 2"),
     (Constraint(ConstraintKind.JSON_SCHEMA, (" ",)), "is empty"),
+    (schema({"multipleOf": True}), "multipleOf"),
+    (schema({"type": "number", "multipleOf": 1e-310}), "multipleOf"),
+    (schema({"type": "number", "multipleOf": float("nan")}), "multipleOf"),
     (regex("("), "unclosed group"),
     (regex("(?=a)"), "look-around"),
+    (regex("a\\"), "ends with a backslash"),
+    (regex("a\\\\\\"), "ends with a backslash"),
     (regex("[^\x00-\U0010ffff]"), "no text can satisfy it"),
     (grammar("start: nowhere"), "nowhere"),
     (grammar("root ::= nowhere"), "nowhere"),
@@ -233,6 +258,7 @@ async def test_what_is_wrong_is_named(constraint: Constraint, words: str) -> Non
         (schema({"type": "integer", "multipleOf": 10**9}), "multipleOf"),
         (schema({"anyOf": [{"type": "number", "multipleOf": 1234567.89}]}), "multipleOf"),
         (Constraint(ConstraintKind.JSON_SCHEMA, ('{"multipleOf": 1e999}',)), "multipleOf"),
+        (schema({"type": "integer", "multipleOf": 10**400}), "multipleOf"),
         (schema(nested(300)), "recursion"),
         (Constraint(ConstraintKind.JSON_SCHEMA, ('{"not":' * 9000,)), "nested too deeply"),
         (regex("a" * 70_000), "65536"),
