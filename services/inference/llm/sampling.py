@@ -26,6 +26,8 @@ _THRESHOLDS = (1e-4, 1e-6, 0.0)
 # Far more than what rounding could make of a comparison.
 _MARGIN = 0.01
 _BLOCK = 256
+# A repetition penalty of less makes no difference but to divide logits out of float32.
+_LEAST_FACTOR = 1e-20
 COLDEST = 1e-5
 """Below this temperature the likeliest token is taken: arithmetic would soon take no other."""
 
@@ -117,7 +119,7 @@ def penalize(
     logits = logits.copy()
     seen = np.fromiter(history.seen, np.int64, len(history.seen))
     values = logits[seen]
-    factor = np.float32(sampling.repetition_penalty)
+    factor = np.float32(max(sampling.repetition_penalty, _LEAST_FACTOR))
     logits[seen] = np.where(values > 0, values / factor, values * factor)
     if history.counts:
         tokens = np.fromiter(history.counts.keys(), np.int64, len(history.counts))

@@ -141,6 +141,23 @@ def test_repetition_weighs_prompt_and_answer() -> None:
     assert values.tolist() == [2.0, -2.0, 4.0, 4.0]
 
 
+@given(
+    logits,
+    st.floats(0, 1, exclude_min=True) | st.sampled_from([5e-324, 1e-46, 1e-38]),
+    st.sampled_from([{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}]),
+    st.sampled_from([1.1 * COLDEST, 1.0, 2.0]),
+)
+def test_the_strongest_reward_of_repetition_leaves_something_to_choose(
+    values: np.ndarray, factor: float, filters: dict[str, float], temperature: float
+) -> None:
+    history = History.of((0, 1))
+    how = sampling(repetition_penalty=factor, temperature=temperature, **filters)
+    assert np.isfinite(penalize(values, how, history)).all()
+    token = choose(values, how, history, 0)
+    if factor < 1e-6 and values[:2].max() > 0.01:
+        assert token in (0, 1)
+
+
 def test_presence_and_frequency_weigh_the_answer_only() -> None:
     history = History.of((0,))
     for token in (1, 2, 2):
