@@ -15,7 +15,7 @@ from mesh.pb.node_pb2 import TokenLogprob
 from services.gateway.generation import Finish
 from services.gateway.http.event_stream import frame
 from services.gateway.http.json import dump_json
-from services.gateway.openai.logprob import chat_logprobs, completion_logprobs
+from services.gateway.openai.logprob import TextOffsets, chat_logprobs, completion_logprobs
 from services.gateway.openai.usage import Usage, finish_reason
 
 _TEXT_MARK = "\0text\0"
@@ -61,17 +61,19 @@ class AnswerForm:
         return {
             "index": index,
             **content,
-            "logprobs": self.logprobs(finish.logprobs, 0),
+            "logprobs": self.logprobs(finish.logprobs, TextOffsets()),
             "finish_reason": finish_reason(finish.finished),
         }
 
-    def logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+    def logprobs(
+        self, tokens: Sequence[TokenLogprob], offsets: TextOffsets
+    ) -> dict[str, Any] | None:
         """The log probabilities of these tokens, None where none were asked for."""
         if not self.wants_logprobs:
             return None
         if self.kind == "chat":
             return chat_logprobs(tokens)
-        return completion_logprobs(tokens, offset)
+        return completion_logprobs(tokens, offsets)
 
 
 class ChunkWriter:
@@ -82,7 +84,7 @@ class ChunkWriter:
         self._index = index
         # A stream that will end with its usage says null before, as OpenAI's does.
         self._usage: Any = None if with_usage else ...
-        self._offset = 0
+        self._offsets = TextOffsets()
         template = frame(form.chunk([self._choice(_TEXT_MARK)], self._usage))
         self._before, self._after = template.split(dump_json(_TEXT_MARK))
 
@@ -106,8 +108,7 @@ class ChunkWriter:
         return frame(self._form.chunk([choice], self._usage))
 
     def _with_logprobs(self, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
-        rendered = self._form.logprobs(logprobs, self._offset)
-        self._offset += len(text)
+        rendered = self._form.logprobs(logprobs, self._offsets)
         return frame(self._form.chunk([self._choice(text) | {"logprobs": rendered}], self._usage))
 
     def _choice(self, text: str) -> dict[str, Any]:

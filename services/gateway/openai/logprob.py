@@ -6,10 +6,27 @@ characters and `bytes` tells the truth.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mesh.pb.node_pb2 import TokenLogprob
+
+_Utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+class TextOffsets:
+    """Where in the text each token begins, whether or not all of the text was told by then."""
+
+    def __init__(self) -> None:
+        self._decoder = _Utf8("replace")
+        self._length = 0
+
+    def next(self, token: bytes) -> int:
+        """The offset of the token that comes next; a character counts with its last byte."""
+        offset = self._length
+        self._length += len(self._decoder.decode(token))
+        return offset
 
 
 def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
@@ -18,18 +35,13 @@ def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    """The form of plain completions; `offset` is where in the text the first token begins."""
-    texts = [_text(token) for token in tokens]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
+def completion_logprobs(tokens: Sequence[TokenLogprob], offsets: TextOffsets) -> dict[str, Any]:
+    """The form of plain completions; `offsets` go on from token to token of a choice."""
     return {
-        "tokens": texts,
+        "tokens": list(map(_text, tokens)),
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [{_text(each): each.logprob for each in token.top} for token in tokens],
-        "text_offset": offsets,
+        "text_offset": [offsets.next(token.token) for token in tokens],
     }
 
 

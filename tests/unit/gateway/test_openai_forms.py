@@ -1,5 +1,6 @@
 """OpenAI's shapes: chunks, whole answers, log probabilities, errors, and what requests mean."""
 
+import codecs
 import json
 from contextlib import suppress
 from types import SimpleNamespace
@@ -17,7 +18,6 @@ from services.gateway.generation import Finish, spread_seeds
 from services.gateway.openai.answer import AnswerForm, ChunkWriter
 from services.gateway.openai.embedding import make_infer, split_vectors
 from services.gateway.openai.error import error_body, read_request, render_error
-from services.gateway.openai.logprob import completion_logprobs
 from services.gateway.openai.refusal import check_completion
 from services.gateway.openai.request import (
     MAX_MESSAGES,
@@ -91,7 +91,41 @@ def test_text_offsets_go_on_over_chunks() -> None:
     first = parse(writer.text("abc", [token(b"abc")]))["choices"][0]["logprobs"]
     second = parse(writer.text("de", [token(b"d"), token(b"e")]))["choices"][0]["logprobs"]
     assert (first["text_offset"], second["text_offset"]) == ([0], [3, 4])
-    assert completion_logprobs([token(b"a")], 9)["text_offset"] == [9]
+
+
+def streamed_offsets(pieces: list[tuple[str, bytes]]) -> list[int]:
+    writer = ChunkWriter(form("text", wants_logprobs=True), 0, with_usage=False)
+    chunks = [parse(writer.text(text, [token(data)])) for text, data in pieces]
+    return [at for c in chunks for at in c["choices"][0]["logprobs"]["text_offset"]]
+
+
+def whole_offsets(tokens: list[bytes]) -> list[int]:
+    finish = Finish(b"".join(tokens).decode(errors="ignore"), tuple(map(token, tokens)), Finished())
+    whole = form("text", wants_logprobs=True).whole([finish], Usage(1, 1))
+    return whole["choices"][0]["logprobs"]["text_offset"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "offsets"),
+    [
+        ([("", b"a"), ("", b"bc"), ("abcd", b"d")], [0, 1, 3]),  # held back: could become a stop
+        ([("", b"\xc3"), ("é", b"\xa9"), ("a", b"a")], [0, 0, 1]),
+        ([("a", b"a\xe2\x82"), ("€b", b"\xacb"), ("c", b"c")], [0, 1, 3]),
+    ],
+)
+def test_text_offsets_are_where_tokens_begin_streamed_or_not(
+    pieces: list[tuple[str, bytes]], offsets: list[int]
+) -> None:
+    assert streamed_offsets(pieces) == offsets
+    assert whole_offsets([data for _, data in pieces]) == offsets
+
+
+@given(st.lists(st.binary(max_size=3), max_size=20))
+def test_text_offsets_are_the_lengths_of_what_came_before(tokens: list[bytes]) -> None:
+    def text(size: int) -> str:
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(b"".join(tokens[:size]))
+
+    assert whole_offsets(tokens) == [len(text(size)) for size in range(len(tokens))]
 
 
 def test_a_whole_answer() -> None:
