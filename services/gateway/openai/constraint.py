@@ -23,12 +23,12 @@ LONGEST_NAME_SHOWN = 40
 
 
 def _as_schema(value: Any) -> Any:
-    """A schema may come as JSON or as the text of it."""
+    """A schema may come as JSON or as the text of it; its size is that of the text as it came."""
     match value:
         case str():
             return value
         case dict() | True:
-            return json.dumps(value)
+            return json.dumps(value, ensure_ascii=False)
         case _:
             raise ValueError("must be a JSON schema")
 

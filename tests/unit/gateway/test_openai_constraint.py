@@ -50,6 +50,12 @@ def test_a_schema_reaches_the_node_as_json(fields: dict) -> None:
     assert json.loads(sent(**fields).json_schema) == SCHEMA
 
 
+def test_a_schema_is_as_long_as_its_own_words() -> None:
+    assert sent(guided_json={"const": "é😀"}).json_schema == '{"const": "é😀"}'
+    with pytest.raises(InvalidArgument, match="not valid JSON"):
+        read_request(ChatRequest, rb'{"guided_json": {"const": "\ud800"}}')  # UTF-8 has no such
+
+
 @pytest.mark.parametrize(
     ("fields", "kind", "value"),
     [
