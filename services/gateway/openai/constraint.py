@@ -20,6 +20,7 @@ from mesh.pb.node_pb2 import Choice, GenerateRequest
 MAX_CHOICE_TEXTS = 4096
 """No node takes more."""
 LONGEST_NAME_SHOWN = 40
+ANY_JSON = "{}"
 
 
 def _as_schema(value: Any) -> Any:
@@ -38,11 +39,11 @@ ChoiceTexts = Annotated[list[str], Field(max_length=MAX_CHOICE_TEXTS, fail_fast=
 
 
 class JsonSchemaFormat(BaseModel):
-    """A named schema. It is always kept to, whether `strict` or not."""
+    """A named schema. It is always kept to, whether `strict` or not; without one, any JSON is."""
 
     model_config = ConfigDict(strict=True)
 
-    schema_: Annotated[Schema, Field(alias="schema")]
+    schema_: Annotated[Schema | None, Field(alias="schema")] = None
     name: str | None = None
     strict: bool | None = None
 
@@ -133,7 +134,8 @@ def _of_response_format(asked: ResponseFormat) -> Iterator[AskedConstraint]:
             raise InvalidArgument(f"{field} is missing", field=field)
         case "json_schema":
             field = "response_format.json_schema.schema"
-            yield AskedConstraint(field, "json_schema", asked.json_schema.schema_)
+            schema = asked.json_schema.schema_
+            yield AskedConstraint(field, "json_schema", ANY_JSON if schema is None else schema)
 
 
 def _of_structured_outputs(asked: StructuredOutputs) -> Iterator[AskedConstraint]:

@@ -19,6 +19,8 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
+    model_validator,
 )
 
 from mesh.pb.node_pb2 import Sampling
@@ -68,22 +70,28 @@ def _as_inputs(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _as_text(content: Any) -> Any:
+def _as_text(content: Any, message: ValidationInfo) -> Any:
     """A message's content may be a list of parts, of which we take text."""
     if content is None:
         return ""
-    return "\n".join(map(_part_text, content)) if isinstance(content, list) else content
+    if not isinstance(content, list):
+        return content
+    kinds = ("text", "refusal") if message.data.get("role") == "assistant" else ("text",)
+    return "\n".join(_part_text(part, kinds) for part in content)
 
 
-def _part_text(part: Any) -> str:
+def _part_text(part: Any, kinds: tuple[str, ...]) -> str:
+    """A part's text stands in a field of the name of its type."""
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
-        raise ValueError(f"a part of type {str(kind)[:40]!r} is not taken; only text is")
-    match part.get("text"):
+    if kind not in kinds:
+        raise ValueError(
+            f"a part of type {str(kind)[:40]!r} is not taken; only {' and '.join(kinds)} is"
+        )
+    match part.get(kind):
         case str() as text:
             return text
         case _:
-            raise ValueError("a text part needs its text")
+            raise ValueError(f"a {kind} part needs its {kind}")
 
 
 def _as_conversation(value: Any) -> Any:
@@ -129,7 +137,7 @@ class _Request(BaseModel):
 class StreamOptions(BaseModel):
     """What a stream is to carry beside the text."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class _GenerationRequest(ConstraintFields, _Request):
@@ -150,8 +158,8 @@ class _GenerationRequest(ConstraintFields, _Request):
     stop: Texts = []
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    ignore_eos: bool = False
-    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    ignore_eos: bool | None = None
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     logit_bias: dict[str, Any] | None = None
 
     @property
@@ -162,7 +170,7 @@ class _GenerationRequest(ConstraintFields, _Request):
     @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with what was used."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and self.stream_options.include_usage is True
 
     def sampling(self) -> Sampling:
         """How the node is to choose tokens."""
@@ -186,6 +194,14 @@ class Message(BaseModel):
     name: str | None = None
     tool_calls: list[Any] | None = None
     function_call: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _let_the_assistant_say_nothing(cls, message: Any) -> Any:
+        """Its content may be missing; that of others may not."""
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            return {"content": None} | message
+        return message
 
     @property
     def node_role(self) -> str:

@@ -50,6 +50,16 @@ def test_a_schema_reaches_the_node_as_json(fields: dict) -> None:
     assert json.loads(sent(**fields).json_schema) == SCHEMA
 
 
+@pytest.mark.parametrize("named", [{"name": "n"}, {"name": "n", "schema": None}])
+def test_a_schema_left_out_is_any_json(named: dict) -> None:
+    asked = {"type": "json_schema", "json_schema": named}
+    assert sent(response_format=asked).json_schema == "{}"
+
+
+def test_an_empty_text_is_no_schema_left_out() -> None:
+    assert sent(response_format=openai_schema("")).json_schema == ""  # its model refuses it
+
+
 def test_a_schema_is_as_long_as_its_own_words() -> None:
     assert sent(guided_json={"const": "é😀"}).json_schema == '{"const": "é😀"}'
     with pytest.raises(InvalidArgument, match="not valid JSON"):
@@ -103,12 +113,8 @@ def test_plain_completions_may_have_a_form_too() -> None:
         ({"response_format": {}}, "response_format.type"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
-            "response_format.json_schema.schema",
-        ),
         ({"response_format": openai_schema([])}, "response_format.json_schema.schema"),
-        ({"response_format": openai_schema(None)}, "response_format.json_schema.schema"),
+        ({"response_format": openai_schema(False)}, "response_format.json_schema.schema"),
         ({"guided_json": 5}, "guided_json"),
         ({"guided_regex": ["a"]}, "guided_regex"),
         ({"guided_choice": "a"}, "guided_choice"),

@@ -190,10 +190,42 @@ def test_the_newer_name_of_the_limit_wins() -> None:
 
 
 def test_nulls_are_as_good_as_absent() -> None:
-    nulls = dict.fromkeys(
-        ["temperature", "top_p", "n", "stop", "seed", "stream", "stream_options", "logit_bias"]
-    )
-    assert chat_generation(read_chat(**nulls), REFERENCE).sampling.ListFields() == []
+    names = ["temperature", "top_p", "n", "stop", "seed", "stream", "stream_options", "logit_bias"]
+    nulls = dict.fromkeys([*names, "ignore_eos", "priority"])
+    made = chat_generation(read_chat(**nulls), REFERENCE)
+    assert made.sampling.ListFields() == []
+    assert (made.ignore_eos, made.priority) == (False, 0)
+    assert not read_chat(stream_options={"include_usage": None}).wants_usage
+
+
+def said(message: dict) -> str:
+    made = chat_generation(read_chat(messages=[USER, message, USER]), REFERENCE)
+    return made.chat.messages[1].content
+
+
+def test_the_assistant_may_say_nothing_or_refuse() -> None:
+    refusal = {"type": "refusal", "refusal": "No."}
+    text = {"type": "text", "text": "Well,"}
+    assert said({"role": "assistant"}) == ""
+    assert said({"role": "assistant", "content": None}) == ""
+    assert said({"role": "assistant", "content": [text, refusal]}) == "Well,\nNo."
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ({"role": "user"}, "Field required"),
+        ({"role": "system"}, "Field required"),
+        ({"role": "user", "content": [{"type": "refusal", "refusal": "No."}]}, "only text is"),
+        ({"role": "assistant", "content": [{"type": "refusal"}]}, "needs its refusal"),
+        ({"role": "assistant", "content": [{"type": "audio"}]}, "only text and refusal is"),
+        ({"role": "assistant", "content": 5}, "valid string"),
+    ],
+)
+def test_a_message_without_its_text_is_refused(message: dict, problem: str) -> None:
+    with pytest.raises(InvalidArgument, match=problem) as refused:
+        said(message)
+    assert refused.value.field == "messages[1].content"
 
 
 @given(st.integers(-(2**63), 2**64 - 1), st.integers(1, 16))
