@@ -55,6 +55,7 @@ class Answer:
         self._is_remembering = task.sampling.has_penalties
         self._history = History.of(task.prompt if self._is_remembering else ())
         self._stream = TextStream(task.stop)
+        self._stream.feed(b"".join(map(text_bytes, task.resumed)))
         self._tokens: list[int] = []
         self._again: deque[int] = deque()
         # Tokens that were delivered before are decoded again, not prefilled: a run of many tokens
@@ -72,12 +73,13 @@ class Answer:
     @property
     def is_complete(self) -> bool:
         """Whether what was delivered before is all there will be."""
-        return len(self.task.resumed) >= self.task.limit or self._has_form
+        return len(self.task.resumed) >= self.task.limit or self._is_whole
 
     @property
-    def _has_form(self) -> bool:
-        """Whether the text has the form that was asked for, and can have nothing more."""
-        return self.task.matcher is not None and self.task.matcher.is_finished
+    def _is_whole(self) -> bool:
+        """Whether a stop string has come, or all of the form that was asked for."""
+        matcher = self.task.matcher
+        return self._stream.is_stopped or (matcher is not None and matcher.is_finished)
 
     def admit(self, now_ns: int, reused: int) -> Started:
         """The answer has got a slot, `reused` of whose positions it need not compute."""
@@ -104,7 +106,7 @@ class Answer:
             self.last_token = self._again.popleft()
             return ()
         if self._replay:
-            self._take(self._replay.popleft())
+            self._note(self._replay.popleft())
             return ()
         try:
             return self._go_on(logits, now_ns)
@@ -121,29 +123,29 @@ class Answer:
             return self._end(now_ns, FinishReason.STOP)
         if matcher is not None:
             matcher.take(token)
-        text = self._take(token)
+        self._note(token)
+        text = self._stream.feed(self._text_bytes(token))
         reason = self._reason()
         if reason is not None:
             text += self._stream.finish()
         delta = Delta(now_ns, text, (token,), self._logprobs(logits, token, allowed))
         return (delta,) if reason is None else (delta, self._finished(now_ns, reason))
 
-    def _take(self, token: int) -> str:
-        """Adds a token; the text that is decided with it."""
+    def _note(self, token: int) -> None:
+        """Adds a token; the text of those delivered before is known from the start."""
         if self._is_remembering:
             self._history.add(token)
         self._tokens.append(token)
         self.last_token = token
-        return self._stream.feed(self._text_bytes(token))
 
     def exhausted(self, now_ns: int) -> tuple[Event, ...]:
         """The events of an answer that has no token left to make."""
         while self._replay:
-            self._take(self._replay.popleft())
-        return self._end(now_ns, FinishReason.STOP if self._has_form else FinishReason.LENGTH)
+            self._note(self._replay.popleft())
+        return self._end(now_ns, FinishReason.STOP if self._is_whole else FinishReason.LENGTH)
 
     def _reason(self) -> FinishReason | None:
-        if self._stream.is_stopped or self._has_form:
+        if self._is_whole:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self._tokens) >= self.task.limit else None
 

@@ -15,6 +15,7 @@ from mesh.errors import DeadlineExceeded, DeadlineTooShort, QueueFull, Unavailab
 from services.inference.llm.answer import Task
 from services.inference.llm.request import Delta, Event, Finished, FinishReason, Started
 from services.inference.llm.scheduler import Scheduler
+from services.inference.llm.text_stream import TextStream
 from tests.unit.llm.scheduling import (
     Meter,
     alone,
@@ -24,6 +25,7 @@ from tests.unit.llm.scheduling import (
     task,
     tasks,
     text_bytes,
+    tokens_of,
 )
 from tests.unit.llm.toy_backend import ToyBackend
 
@@ -110,6 +112,26 @@ async def test_a_stop_string_ends_the_answer_before_it() -> None:
     finished = events[-1]
     assert isinstance(finished, Finished)
     assert finished.reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("limit", [5, 6], ids=["with the last token", "before"])
+async def test_an_answer_that_a_stop_string_ends_goes_on_elsewhere(limit: int) -> None:
+    tokens, _ = alone(task(limit=5))
+    text = b"".join(map(text_bytes, tokens)).decode()
+    job = replace(task(limit=limit), stop=(text[3:],))
+    async with scheduling(ToyBackend()) as scheduler:
+        for cut in range(len(tokens) + 1):
+            told = TextStream(job.stop).feed(text[:cut].encode())
+            events = await collect(scheduler, replace(job, resumed=tuple(tokens[:cut])))
+            assert [*tokens[:cut], *tokens_of(events)] == tokens
+            assert told + text_of(events) == text[:3]
+            finished = events[-1]
+            assert isinstance(finished, Finished)
+            assert (finished.reason, finished.completion_tokens) == (FinishReason.STOP, 5)
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
 
 
 async def test_text_held_back_for_a_stop_string_comes_at_the_end() -> None:
