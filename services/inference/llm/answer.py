@@ -139,10 +139,11 @@ class Answer:
         self.last_token = token
 
     def exhausted(self, now_ns: int) -> tuple[Event, ...]:
-        """The events of an answer that has no token left to make."""
+        """The events of an answer that has no token left to make; the last one told all text."""
         while self._replay:
             self._note(self._replay.popleft())
-        return self._end(now_ns, FinishReason.STOP if self._is_whole else FinishReason.LENGTH)
+        reason = FinishReason.STOP if self._is_whole else FinishReason.LENGTH
+        return (self._finished(now_ns, reason),)
 
     def _reason(self) -> FinishReason | None:
         if self._is_whole:

@@ -139,7 +139,10 @@ async def test_text_held_back_for_a_stop_string_comes_at_the_end() -> None:
     text = b"".join(map(text_bytes, tokens)).decode()
     async with scheduling(ToyBackend()) as scheduler:
         events = await collect(scheduler, replace(task(limit=4), stop=(text[-1] + "?",)))
-    assert "".join(event.text for event in events if isinstance(event, Delta)) == text
+        told = replace(task(limit=4), stop=(text[-1] + "?",), resumed=tuple(tokens))
+        again = await collect(scheduler, told)
+    assert text_of(events) == text
+    assert text_of(again) == ""
 
 
 async def test_a_full_queue_refuses_and_a_place_is_free_again_later() -> None:
