@@ -55,6 +55,7 @@ _PLACE = re.compile(
 )
 _EXCERPT = re.compile(r"^ *\d+ \| |^<non-verbose/>|^ *\^+$")
 _LONGEST_MESSAGE = 300
+_CUT_OFF = "with a backslash that escapes nothing"
 _MEANINGS = {
     "NoExtension": "no text can satisfy it",
     "coerce_one_of": "oneOf needs arms that exclude each other; anyOf may do instead",
@@ -197,10 +198,14 @@ def write_grammar(constraint: Constraint) -> str:
 
 
 def _regex_grammar(constraint: Constraint) -> str:
-    source = constraint.source
-    if (len(source) - len(source.rstrip("\\"))) % 2:  # the library would drop it
-        raise refusal(constraint, "ends with a backslash that escapes nothing")
-    return f"start: /{regex_to_lark(source)}/"
+    if _is_cut_off(constraint.source):
+        raise refusal(constraint, f"ends {_CUT_OFF}")
+    return f"start: /{regex_to_lark(constraint.source)}/"
+
+
+def _is_cut_off(expression: str) -> bool:
+    """Whether it ends in the middle of an escape; the library would drop the backslash."""
+    return (len(expression) - len(expression.rstrip("\\"))) % 2 == 1
 
 
 def _quote(text: str) -> str:
@@ -216,7 +221,7 @@ def _json_grammar(schema: dict[str, Any]) -> str:
 
 def _read_schema(constraint: Constraint) -> dict[str, Any]:
     try:
-        schema = json.loads(constraint.source, object_hook=_check_multiple)
+        schema = json.loads(constraint.source, object_hook=_check_part)
     except RecursionError:
         raise refusal(constraint, "is nested too deeply") from None
     except ValueError as error:
@@ -228,10 +233,14 @@ def _read_schema(constraint: Constraint) -> dict[str, Any]:
     return schema
 
 
-def _check_multiple(part: dict[str, Any]) -> dict[str, Any]:
-    step = part.get("multipleOf")
+def _check_part(part: dict[str, Any]) -> dict[str, Any]:
+    step, pattern, named = map(part.get, ("multipleOf", "pattern", "patternProperties"))
     if isinstance(step, int | float) and not isinstance(step, bool):
         _check_steps(Decimal(str(step)))
+    if isinstance(pattern, str) and _is_cut_off(pattern):
+        raise ValueError(f"pattern ends {_CUT_OFF}")
+    if isinstance(named, dict) and any(map(_is_cut_off, named)):
+        raise ValueError(f"a name in patternProperties ends {_CUT_OFF}")
     return part
 
 

@@ -226,6 +226,8 @@ WRONG = [
     (Constraint(ConstraintKind.JSON_SCHEMA, ("{",)), "line 1 column 2"),
     (Constraint(ConstraintKind.JSON_SCHEMA, (" ",)), "is empty"),
     (schema({"multipleOf": True}), "multipleOf"),
+    (schema({"type": "string", "pattern": "^a\\"}), "pattern ends with a backslash"),
+    (schema({"patternProperties": {"^a\\": {}}}), "patternProperties ends with a backslash"),
     (schema({"type": "number", "multipleOf": 1e-310}), "multipleOf"),
     (schema({"type": "number", "multipleOf": float("nan")}), "multipleOf"),
     (regex("("), "unclosed group"),
