@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from importlib.metadata import version
@@ -23,8 +22,7 @@ from mesh.pb import node_pb2
 
 NEW_TOKENS = 20
 """Of the answer, and of the second turn's question."""
-COST_TURNS = 3
-SETTLE_S = 0.1
+SETTLE_S = 0.3
 """Between the two loops: the threads of the one before spin on for a while."""
 
 
@@ -45,18 +43,11 @@ class Node:
     def cost(self, streams: int) -> float:
         """The per cent of the bare loop's rate that scheduler, gRPC and client take.
 
-        In turns within one process: two of the same kind differ by some per cent for as long as
-        they live.
+        Both in one process: two of the same kind differ by some per cent for as long as they live.
         """
-        times = range(COST_TURNS)
-        pairs = [(self._bare(streams), self.decode(streams)) for _ in times]
-        return 100 * (1 - statistics.median(rate / bare for bare, rate in pairs))
-
-    def _bare(self, streams: int) -> float:
+        bare: float = self._process.ask([streams, DECODE_TOKENS])
         time.sleep(SETTLE_S)
-        rate: float = self._process.ask([streams, DECODE_TOKENS])
-        time.sleep(SETTLE_S)
-        return rate
+        return 100 * (1 - self.decode(streams) / bare)
 
     def client(self, streams: int) -> float:
         """The per cent of the processor that asking and reading takes, here, not on the node."""
