@@ -55,8 +55,8 @@ def main() -> None:
         f"scheduler and stream: by how many per cent a node, its client beside it, is slower than "
         f"the bare loop over the slots in its process; "
         f"client: the per cent of the processor that asking and reading takes beside the node). "
-        f"Nodes are asked by libcurl, which takes less of their cores than grpcio's client. In "
-        f"brackets half of what lies between the quartiles. {versions}."
+        f"Nodes are asked by a bare socket, which takes less of their cores than grpcio's client. "
+        f"In brackets half of what lies between the quartiles. {versions}."
     )
     page = "\n".join([TITLE, about, "", *table(engines, missing, titles)])
     print(page)  # noqa: T201 - the result

@@ -58,10 +58,10 @@ GENAI = Environment(
 def our_rows(gguf: Path, folder: Path) -> list[Row]:
     """Through the node's gRPC stream, and the bare engine below it, for both forms of int8."""
     kinds = {
-        "ringmesh, int8": ("node_engine", "libcurl", "int8"),
+        "ringmesh, int8": ("node_engine", "socket", "int8"),
         "its bare engine, int8": ("bare_engine", "int8"),
         "ringmesh, int8, asked by grpcio": ("node_engine", "grpcio", "int8"),
-        "ringmesh, int8-blocks": ("node_engine", "libcurl", "int8-blocks"),
+        "ringmesh, int8-blocks": ("node_engine", "socket", "int8-blocks"),
         "its bare engine, int8-blocks": ("bare_engine", "int8-blocks"),
     }
     return [

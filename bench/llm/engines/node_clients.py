@@ -1,4 +1,4 @@
-"""Clients of a node's token stream: libcurl, which is light, and grpcio's, which most people use.
+"""Clients of a node's token stream: a socket, which is light, and grpcio's, which most people use.
 
 On a machine whose cores are all at work, a client takes its time from the node that it asks. Both
 ask all requests at once, on one connection, and note when each token arrives; what has arrived the
@@ -8,18 +8,25 @@ light one looks at when all is there.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import grpc
-import pycurl
+from h2.connection import H2Connection
+from h2.events import DataReceived
+from h2.settings import SettingCodes
 
 from mesh.pb import node_pb2, node_pb2_grpc
 
 _PREFIX_BYTES = 5
 """Before every message: a flag, and its length (gRPC over HTTP/2, "Length-Prefixed-Message")."""
+_FRAME_BYTES, _DATA, _HEADERS, _END_STREAM = 9, 0, 1, 1
+"""Before every frame: its length, kind, flags and stream (RFC 9113, 4.1, 6.1 and 6.2)."""
+_FIRST_WINDOW, _LARGEST_WINDOW = 2**16 - 1, 2**31 - 1
+_MOST_AT_ONCE = 2**16
 
 _Piece: TypeAlias = tuple[float, bytes]
 """Some bytes, and when they came."""
@@ -46,51 +53,82 @@ class Client(Protocol):
         """All at once; returns when all answers are whole."""
 
 
-class CurlClient:
-    """libcurl's HTTP/2."""
+class SocketClient:
+    """A socket, and what HTTP/2 makes of its bytes when all is there (RFC 9113, by way of `h2`)."""
 
     def __init__(self, address: str) -> None:
-        self._url = f"http://{address}/ringmesh.node.v1.Node/Generate"
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
 
     def ask(self, requests: Sequence[node_pb2.GenerateRequest]) -> list[Heard]:
         """All at once; returns when all answers are whole."""
-        pieces: list[list[_Piece]] = [[] for _ in requests]
-        handles = [self._begin(*each) for each in zip(requests, pieces, strict=True)]
-        running = len(handles)
-        while running:
-            self._multi.select(1.0)
-            _, running = self._multi.perform()
-        for handle in handles:
-            self._multi.remove_handle(handle)
-        return [_read(each) for each in pieces]
+        connection = H2Connection()
+        connection.initiate_connection()
+        connection.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: _LARGEST_WINDOW})
+        connection.increment_flow_control_window(_LARGEST_WINDOW - _FIRST_WINDOW)
+        streams = [self._begin(connection, each) for each in requests]
+        with socket.create_connection((self._host, self._port)) as link:
+            link.sendall(connection.data_to_send())
+            pieces = _take(link, len(streams))
+        heard = {stream: _Messages() for stream in streams}
+        for at, piece in pieces:
+            for event in connection.receive_data(piece):
+                if isinstance(event, DataReceived):
+                    heard[event.stream_id].take(event.data, at)
+        return [heard[stream].heard for stream in streams]
 
-    def _begin(self, request: node_pb2.GenerateRequest, pieces: list[_Piece]) -> pycurl.Curl:
-        message, clock = request.SerializeToString(), time.perf_counter
-        handle = pycurl.Curl()
-        handle.setopt(pycurl.URL, self._url)
-        handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE)
-        handle.setopt(pycurl.PIPEWAIT, 1)  # on the connection that is there
-        handle.setopt(pycurl.HTTPHEADER, ["content-type: application/grpc", "te: trailers"])
-        handle.setopt(pycurl.POSTFIELDS, b"\0" + len(message).to_bytes(4, "big") + message)
-        handle.setopt(pycurl.WRITEFUNCTION, lambda piece: pieces.append((clock(), piece)))
-        self._multi.add_handle(handle)
-        return handle
+    def _begin(self, connection: H2Connection, request: node_pb2.GenerateRequest) -> int:
+        stream, message = connection.get_next_available_stream_id(), request.SerializeToString()
+        headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":authority": f"{self._host}:{self._port}",
+            ":path": "/ringmesh.node.v1.Node/Generate",
+            "content-type": "application/grpc",
+            "te": "trailers",
+        }
+        connection.send_headers(stream, list(headers.items()))
+        body = b"\0" + len(message).to_bytes(4, "big") + message
+        connection.send_data(stream, body, end_stream=True)
+        return stream
 
 
-def _read(pieces: Sequence[_Piece]) -> Heard:
-    """A stream's bytes, cut into messages; each came with its last byte."""
-    heard, rest = Heard(), b""
-    for at, piece in pieces:
+def _take(link: socket.socket, streams: int) -> list[_Piece]:
+    """Everything up to the end of so many streams, and when it came."""
+    pieces, rest, clock = list[_Piece](), b"", time.perf_counter
+    while streams:
+        piece = link.recv(_MOST_AT_ONCE)
+        pieces.append((clock(), piece))
+        if not piece:
+            raise ConnectionError("the node has hung up")
         rest += piece
+        while len(rest) >= _FRAME_BYTES:
+            size = _FRAME_BYTES + int.from_bytes(rest[:3], "big")
+            if len(rest) < size:
+                break
+            # The end of a stream is a flag of its last frame, which is one of these two kinds.
+            streams -= rest[3] in (_DATA, _HEADERS) and rest[4] & _END_STREAM
+            rest = rest[size:]
+    return pieces
+
+
+class _Messages:
+    """A stream's bytes, cut into messages; each came with its last byte."""
+
+    def __init__(self) -> None:
+        self.heard = Heard()
+        self._rest = b""
+
+    def take(self, data: bytes, at: float) -> None:
+        rest = self._rest + data
         while len(rest) >= _PREFIX_BYTES:
             end = _PREFIX_BYTES + int.from_bytes(rest[1:_PREFIX_BYTES], "big")
             if len(rest) < end:
                 break
-            heard.note(node_pb2.GenerateResponse.FromString(rest[_PREFIX_BYTES:end]), at)
+            message = node_pb2.GenerateResponse.FromString(rest[_PREFIX_BYTES:end])
+            self.heard.note(message, at)
             rest = rest[end:]
-    return heard
+        self._rest = rest
 
 
 class GrpcioClient:
@@ -117,7 +155,7 @@ class GrpcioClient:
         return heard
 
 
-CLIENTS: dict[str, type[CurlClient | GrpcioClient]] = {
-    "libcurl": CurlClient,
+CLIENTS: dict[str, type[SocketClient | GrpcioClient]] = {
+    "socket": SocketClient,
     "grpcio": GrpcioClient,
 }
