@@ -16,8 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 _TASKS = Path("/proc/self/task")
-LOOKS_BETWEEN = 512
-"""However seldom a thread changes its core: others may have given such advice since."""
+LOOKED_AT = 16
+"""Of so many looks one is taken: a thread changes its core seldom."""
+TOLD_AGAIN = 32
+"""After so many without a change: others may have given such advice since."""
 
 
 class CoreWatch:
@@ -30,12 +32,13 @@ class CoreWatch:
         self._looks = 0
 
     def look(self) -> None:
-        """Tells of a change; costs about a microsecond."""
-        if self._current is None:
+        """Tells of a change, now and then; costs next to nothing."""
+        self._looks += 1
+        if self._current is None or self._looks % LOOKED_AT != 1:
             return
-        core, self._looks = self._current(), self._looks + 1
-        if core != self._core or self._looks >= LOOKS_BETWEEN:
-            self._core, self._looks = core, 0
+        core = self._current()
+        if core != self._core or self._looks >= LOOKED_AT * TOLD_AGAIN:
+            self._core, self._looks = core, 1
             self._keep_off(core)
 
 
